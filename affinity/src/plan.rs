@@ -1,0 +1,128 @@
+//! The nodes to try for one request, in order.
+
+use crate::{Membership, NodeState, SessionKey, rendezvous::ranking};
+
+/// How many nodes a plan names: the first choice, its standby, and one more for a bad day.
+const LENGTH: usize = 3;
+
+/// Why the first node of a plan is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It owns the session.
+    Owner,
+    /// Nobody owns the session: it is its home.
+    Home,
+    /// The owner is down or gone: it is the best of the others.
+    OwnerDown,
+}
+
+/// Which nodes to try, as places in [`Membership::nodes`]; the first is the choice, the second its
+/// standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Why the first is first.
+    pub reason: Reason,
+    /// The places, at most three.
+    pub places: Vec<usize>,
+}
+
+/// Plans a request of the session `key`, whose owner, if any, is the node with the seed `owner`.
+///
+/// Without an owner, or with one that is down, the best-ranked active node is first. Only where no
+/// node is active are draining ones considered, and only where all are down those: a wrong guess
+/// about a node's health must not refuse a request. No nodes, no places.
+pub fn plan(membership: &Membership, key: SessionKey, owner: Option<u64>) -> Plan {
+    let nodes = membership.nodes();
+    let state = |place: usize| nodes.get(place).map(|node| node.state);
+    let owner_place = owner.and_then(|seed| membership.position_of_seed(seed));
+    let living_owner = owner_place.filter(|place| state(*place) != Some(NodeState::Down));
+
+    let best = [NodeState::Active, NodeState::Draining, NodeState::Down]
+        .into_iter()
+        .find(|wanted| nodes.iter().any(|node| node.state == *wanted))
+        .unwrap_or_default();
+    let others = ranking(key, membership, |node| node.state == best);
+
+    let reason = match (owner, living_owner) {
+        (None, _) => Reason::Home,
+        (Some(_), Some(_)) => Reason::Owner,
+        (Some(_), None) => Reason::OwnerDown,
+    };
+    let places = living_owner
+        .into_iter()
+        .chain(others.into_iter().filter(|place| Some(*place) != living_owner))
+        .take(LENGTH)
+        .collect();
+    Plan { reason, places }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Node, NodeId};
+
+    fn membership(states: &[(&str, NodeState)]) -> Membership {
+        let node = |(port, (id, state)): (usize, &(&str, NodeState))| Node {
+            id: NodeId::new(*id).unwrap(),
+            http: ([127, 0, 0, 1], 8000 + port as u16).into(),
+            gevent: None,
+            weight: 1,
+            state: *state,
+        };
+        Membership::new(states.iter().enumerate().map(node).collect()).unwrap()
+    }
+
+    fn planned(states: &[(&str, NodeState)], owner: Option<&str>) -> (Reason, Vec<String>) {
+        let membership = membership(states);
+        let seed = owner.map(|id| NodeId::new(id).unwrap().seed());
+        let plan = plan(&membership, SessionKey::of_session_id(b"some session"), seed);
+        let names = plan.places.iter().map(|place| membership.nodes()[*place].id.to_string());
+        (plan.reason, names.collect())
+    }
+
+    const ACTIVE: NodeState = NodeState::Active;
+
+    #[test]
+    fn the_owner_is_first_and_the_home_its_standby() {
+        let states = [("a", ACTIVE), ("b", ACTIVE), ("c", ACTIVE)];
+        let (reason, home_order) = planned(&states, None);
+        assert_eq!((reason, home_order.len()), (Reason::Home, 3));
+        let last = home_order[2].as_str();
+        let (reason, names) = planned(&states, Some(last));
+        assert_eq!(reason, Reason::Owner);
+        assert_eq!(names, [last, &home_order[0], &home_order[1]]);
+    }
+
+    #[test]
+    fn a_draining_owner_keeps_its_session_and_gets_no_other() {
+        let states = [("a", ACTIVE), ("b", NodeState::Draining), ("c", ACTIVE)];
+        let (reason, names) = planned(&states, Some("b"));
+        assert_eq!((reason, names[0].as_str(), names.len()), (Reason::Owner, "b", 3));
+        assert!(!planned(&states, None).1.contains(&"b".to_owned()));
+    }
+
+    #[test]
+    fn a_down_or_forgotten_owner_gives_way() {
+        let states = [("a", ACTIVE), ("b", NodeState::Down), ("c", ACTIVE)];
+        for owner in ["b", "gone"] {
+            let (reason, names) = planned(&states, Some(owner));
+            assert_eq!(reason, Reason::OwnerDown);
+            assert_eq!(names, planned(&states, None).1);
+        }
+    }
+
+    #[test]
+    fn the_worse_is_taken_only_where_nothing_better_is() {
+        let (draining, down) = (NodeState::Draining, NodeState::Down);
+        assert_eq!(planned(&[("a", down), ("b", draining)], None).1, ["b"]);
+        assert_eq!(planned(&[("a", down), ("b", down)], None).1.len(), 2);
+        assert_eq!(planned(&[("a", down), ("b", down)], Some("a")).0, Reason::OwnerDown);
+        assert!(planned(&[], Some("a")).1.is_empty());
+    }
+
+    #[test]
+    fn names_three_at_most() {
+        let states: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(|id| (id, ACTIVE)).collect();
+        assert_eq!(planned(&states, Some("e")).1.len(), 3);
+    }
+}

@@ -1,0 +1,42 @@
+//! Weighted rendezvous hashing (highest random weight): every party ranks the nodes for a key alike
+//! without asking anybody, and a node that joins or leaves moves only its own keys.
+//!
+//! Thaler and Ravishankar, "A name-based mapping scheme for rendezvous" (1996); the weighted score
+//! `-w / ln(u)` is from Schindelhauer and Schomaker, "Weighted distributed hash tables" (2005).
+
+use core::cmp::Ordering;
+
+use crate::{Membership, Node, SessionKey};
+
+/// All nodes of `membership` for which `eligible` holds, as places in [`Membership::nodes`], the best
+/// for `key` first. The order of the list of nodes has no influence.
+pub fn ranking(key: SessionKey, membership: &Membership, eligible: impl Fn(&Node) -> bool) -> Vec<usize> {
+    let mut scored: Vec<(f64, usize)> = membership
+        .seeded()
+        .enumerate()
+        .filter(|(_, (_, node))| eligible(node))
+        .map(|(place, (seed, node))| (score(key, seed, node.weight), place))
+        .collect();
+    // Nodes are in the order of their names: among equal scores the first name wins, everywhere.
+    scored.sort_unstable_by(|a, b| {
+        b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then_with(|| a.1.cmp(&b.1))
+    });
+    scored.into_iter().map(|(_, place)| place).collect()
+}
+
+/// The score of a node for a key: greater is better, and P(best) is the node's share of all weights.
+fn score(key: SessionKey, seed: u64, weight: u16) -> f64 {
+    let (high, low) = key.halves();
+    let hash = mix(mix(high ^ seed) ^ low);
+    // 53 bits make a float strictly between 0 and 1, so that its logarithm is finite and not 0.
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    // libm and not std: a system's logarithm may differ from wasm's in the last bit.
+    f64::from(weight) / -libm::log(uniform)
+}
+
+/// The finalizer of splitmix64 (Stafford's variant 13): every input bit reaches every output bit.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
