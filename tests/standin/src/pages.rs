@@ -82,9 +82,17 @@ pub(crate) fn logout(node: &Node, visit: &mut Visit) -> Reply {
 
 /// `/report/slow?ms=N`: something that takes its time.
 pub(crate) async fn slow(node: &Node, visit: &Visit) -> Reply {
-    let ms = visit.query.number("ms").unwrap_or_default();
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    let ms = wait(visit).await;
     Reply::page(node, visit.session.login(), &format!("<p>{ms} ms</p>"))
+}
+
+/// Waits for the milliseconds that the query asks for.
+pub(crate) async fn wait(visit: &Visit) -> u64 {
+    let ms = visit.query.number("ms").unwrap_or_default();
+    if ms > 0 {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+    ms
 }
 
 /// `/web/upload`: takes a body of any size and says what arrived.

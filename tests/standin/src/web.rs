@@ -176,9 +176,7 @@ async fn answer(
         if !route.takes(&visit.method) {
             Reply::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         } else {
-            match dispatch(node, port, route, visit, &body).await? {
-                Ok(reply) | Err(reply) => reply,
-            }
+            dispatch(node, port, route, visit, &body).await?
         }
     };
     if visit.can_save && !reply.exception {
@@ -201,8 +199,8 @@ async fn dispatch(
     route: Route,
     visit: &mut Visit,
     body: &[u8],
-) -> io::Result<Result<Reply, Reply>> {
-    Ok(Ok(match route {
+) -> io::Result<Reply> {
+    Ok(match route {
         Route::Root => Reply::see_other("/odoo"),
         Route::Login => pages::login(node, visit, &fields(&String::from_utf8_lossy(body))),
         Route::WebClient => pages::web_client(node, visit),
@@ -222,7 +220,7 @@ async fn dispatch(
         Route::Authenticate | Route::SessionInfo | Route::CallKw | Route::JsonRpc | Route::Poll => {
             let call = match Call::read(body) {
                 Ok(call) => call,
-                Err(reply) => return Ok(Err(reply)),
+                Err(reply) => return Ok(reply),
             };
             match route {
                 Route::Authenticate => jsonrpc::authenticate(node, visit, &call),
@@ -231,13 +229,12 @@ async fn dispatch(
                 Route::JsonRpc => jsonrpc::jsonrpc(node, &call)?,
                 _ if port == Port::Http => jsonrpc::poll_unavailable(node, &call),
                 _ => {
-                    let ms = visit.query.number("ms").unwrap_or_default();
-                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    pages::wait(visit).await;
                     jsonrpc::poll(node, visit, &call)
                 }
             }
         }
-    }))
+    })
 }
 
 /// `/standin/change_password`: the form's login, else the session's, gets the form's password.
