@@ -2,7 +2,6 @@
 
 use core::{fmt, net::IpAddr, str::FromStr};
 
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Odoo 19 rotates a session id softly: the first 42 characters stay, the rest changes.
@@ -42,6 +41,14 @@ impl SessionKey {
         Self::hash(&input)
     }
 
+    /// The text form, without a detour through an allocation.
+    pub fn to_hex(self) -> [u8; 32] {
+        let mut text = [0; 32];
+        // Cannot fail: the text has twice the length of the key.
+        let _ = hex::encode_to_slice(self.0, &mut text);
+        text
+    }
+
     /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -68,7 +75,7 @@ impl From<[u8; 16]> for SessionKey {
 
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
+        f.write_str(core::str::from_utf8(&self.to_hex()).unwrap_or_default())
     }
 }
 
@@ -87,21 +94,32 @@ impl FromStr for SessionKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| InvalidKey)?;
-        bytes.try_into().map(Self).map_err(|_| InvalidKey)
+        let mut key = [0; 16];
+        let lower_case = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        match hex::decode_to_slice(text, &mut key) {
+            Ok(()) if lower_case => Ok(Self(key)),
+            _ => Err(InvalidKey),
+        }
     }
 }
 
 impl Serialize for SessionKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for SessionKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        } else {
+            Deserialize::deserialize(deserializer).map(Self)
+        }
     }
 }
 

@@ -44,8 +44,7 @@ impl NodeId {
     /// 64 bits of BLAKE3 of the name: the node's part in rendezvous hashing, and its short name in
     /// tables. Two nodes of one membership never share it.
     pub fn seed(&self) -> u64 {
-        let hash = blake3::hash(self.0.as_bytes());
-        hash.as_bytes().iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+        first_eight(&blake3::hash(self.0.as_bytes()))
     }
 }
 
@@ -101,7 +100,7 @@ pub struct Node {
     pub http: SocketAddr,
     /// Where its gevent process listens; none means the HTTP port answers the bus as well (threaded
     /// mode, `workers = 0`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub gevent: Option<SocketAddr>,
     /// Its share of the sessions relative to the others, 1 to [`MAX_WEIGHT`].
     #[serde(default = "one")]
@@ -158,31 +157,36 @@ impl Membership {
     ///
     /// # Errors
     /// If the list is too long or has a name twice, an address twice, or a weight out of range.
-    pub fn new(mut nodes: Vec<Node>) -> Result<Self, InvalidMembership> {
-        if nodes.len() > MAX_NODES {
-            return Err(InvalidMembership::TooMany(nodes.len()));
+    pub fn new(list: Vec<Node>) -> Result<Self, InvalidMembership> {
+        if list.len() > MAX_NODES {
+            return Err(InvalidMembership::TooMany(list.len()));
         }
-        nodes.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut taken: Vec<(SocketAddr, &NodeId)> = Vec::with_capacity(2 * nodes.len());
-        let mut seeds: Vec<u64> = Vec::with_capacity(nodes.len());
-        for node in &nodes {
-            let seed = node.id.seed();
-            if seeds.contains(&seed) {
-                return Err(InvalidMembership::DuplicateId(node.id.clone()));
-            }
-            if !(1..=MAX_WEIGHT).contains(&node.weight) {
-                return Err(InvalidMembership::Weight(node.id.clone(), node.weight));
-            }
-            for address in core::iter::once(node.http).chain(node.gevent) {
-                let shared = taken.iter().find(|(other, owner)| *other == address && **owner != node.id);
-                if let Some((_, other)) = shared {
-                    return Err(InvalidMembership::SharedAddress((*other).clone(), node.id.clone(), address));
-                }
-                taken.push((address, &node.id));
-            }
-            seeds.push(seed);
+        let mut members = Self::default();
+        for node in list {
+            members.add(node)?;
         }
-        Ok(Self { nodes, seeds })
+        Ok(members)
+    }
+
+    fn add(&mut self, node: Node) -> Result<(), InvalidMembership> {
+        let seed = node.id.seed();
+        if self.seeds.contains(&seed) {
+            return Err(InvalidMembership::DuplicateId(node.id));
+        }
+        if !(1..=MAX_WEIGHT).contains(&node.weight) {
+            return Err(InvalidMembership::Weight(node.id, node.weight));
+        }
+        for other in &self.nodes {
+            let taken = [Some(other.http), other.gevent];
+            let shared = [Some(node.http), node.gevent].into_iter().flatten();
+            if let Some(address) = shared.into_iter().find(|address| taken.contains(&Some(*address))) {
+                return Err(InvalidMembership::SharedAddress(other.id.clone(), node.id, address));
+            }
+        }
+        let place = self.nodes.partition_point(|other| other.id < node.id);
+        self.nodes.insert(place, node);
+        self.seeds.insert(place, seed);
+        Ok(())
     }
 
     /// The nodes, in the order of their names.
@@ -202,18 +206,12 @@ impl Membership {
 
     /// A digest of everything in it: equal memberships have equal digests, on every machine.
     pub fn digest(&self) -> u64 {
-        let mut hasher = blake3::Hasher::new();
-        for (seed, node) in self.seeded() {
-            hasher.update(&seed.to_be_bytes());
-            for address in [Some(node.http), node.gevent] {
-                hasher.update(address.map(|a| a.to_string()).unwrap_or_default().as_bytes());
-                hasher.update(&[0]);
-            }
-            hasher.update(&node.weight.to_be_bytes());
-            hasher.update(&[node.state as u8]);
-        }
-        hasher.finalize().as_bytes().iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+        first_eight(&blake3::hash(&crate::wire::encode(self)))
     }
+}
+
+fn first_eight(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl<'de> Deserialize<'de> for Membership {

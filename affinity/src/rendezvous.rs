@@ -4,24 +4,21 @@
 //! Thaler and Ravishankar, "A name-based mapping scheme for rendezvous" (1996); the weighted score
 //! `-w / ln(u)` is from Schindelhauer and Schomaker, "Weighted distributed hash tables" (2005).
 
-use core::cmp::Ordering;
-
 use crate::{Membership, Node, SessionKey};
 
 /// All nodes of `membership` for which `eligible` holds, as places in [`Membership::nodes`], the best
 /// for `key` first. The order of the list of nodes has no influence.
 pub fn ranking(key: SessionKey, membership: &Membership, eligible: impl Fn(&Node) -> bool) -> Vec<usize> {
-    let mut scored: Vec<(f64, usize)> = membership
-        .seeded()
-        .enumerate()
-        .filter(|(_, (_, node))| eligible(node))
-        .map(|(place, (seed, node))| (score(key, seed, node.weight), place))
-        .collect();
-    // Nodes are in the order of their names: among equal scores the first name wins, everywhere.
-    scored.sort_unstable_by(|a, b| {
-        b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then_with(|| a.1.cmp(&b.1))
-    });
-    scored.into_iter().map(|(_, place)| place).collect()
+    let mut ranked: Vec<(f64, usize)> = Vec::with_capacity(membership.nodes().len());
+    for (place, (seed, node)) in membership.seeded().enumerate() {
+        if eligible(node) {
+            // Insertion suits a handful of nodes. Nodes are in the order of their names: among equal
+            // scores the first name wins, everywhere.
+            let score = score(key, seed, node.weight);
+            ranked.insert(ranked.partition_point(|(better, _)| *better >= score), (score, place));
+        }
+    }
+    ranked.into_iter().map(|(_, place)| place).collect()
 }
 
 /// The score of a node for a key: greater is better, and P(best) is the node's share of all weights.

@@ -1,15 +1,29 @@
-//! What the filter and the sidecar say to each other: JSON over HTTP.
+//! What the filter and the sidecar say to each other, over HTTP. Bodies are in postcard's encoding:
+//! reading JSON would double the size of the filter. What operators ask for is JSON.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/owners/{key}` | [`OwnerReply`] |
 //! | `POST /v1/claims` with [`Claim`] | [`ClaimReply`] |
 //! | `GET /v1/watch?`[`WatchQuery`] | [`WatchReply`], when there is something new or `wait_ms` is over |
-//! | `GET /v1/nodes` | [`NodesReply`] |
+//! | `GET /v1/nodes` | [`NodesReply`], in JSON |
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Membership, NodeId, NodeState, SessionKey};
+
+/// The content type of an encoded body.
+pub const CONTENT_TYPE: &str = "application/vnd.mooring.postcard";
+
+/// Encodes a body. The types of this module always can be.
+pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
+    postcard::to_allocvec(body).unwrap_or_default()
+}
+
+/// Decodes a body; none if it is not one of this type, or has bytes to spare.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    postcard::take_from_bytes(body).ok().filter(|(_, rest)| rest.is_empty()).map(|(body, _)| body)
+}
 
 /// Who holds a session. The epoch begins at 1 and grows with every change of owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +43,6 @@ pub struct OwnerReply {
 
 /// Asks that `node` own `key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Claim {
     /// The session.
     pub key: SessionKey,
@@ -91,7 +104,6 @@ pub struct WatchReply {
     /// The changes since the asker's cursor, in order.
     pub changes: Vec<Change>,
     /// The nodes, if they are not those that the asker has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
 }
 
@@ -123,4 +135,36 @@ pub struct NodeReport {
     pub since_seconds: u64,
     /// Why it is down, if it is.
     pub problem: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_survive_their_encoding() {
+        let nodes = r#"[{"id":"a","http":"127.0.0.1:1"},{"id":"b","http":"[::1]:2","gevent":"[::1]:3","weight":4,"state":"down"}]"#;
+        let owner = Owner { node: NodeId::new("odoo-1").unwrap(), epoch: u64::MAX };
+        let key = SessionKey::of_session_id(b"x");
+        let reply = WatchReply {
+            cursor: Cursor { generation: u64::MAX, position: 7 },
+            reset: true,
+            changes: vec![Change { key, owner: Some(owner) }, Change { key, owner: None }],
+            membership: Some(serde_json::from_str(nodes).unwrap()),
+        };
+        let body = encode(&reply);
+        assert_eq!(decode(&body), Some(reply));
+        for cut in 0..body.len() {
+            assert_eq!(decode::<WatchReply>(&body[..cut]), None, "{cut} bytes");
+        }
+        assert_eq!(decode::<WatchReply>(&[&body[..], b"x"].concat()), None);
+    }
+
+    #[test]
+    fn rubbish_is_no_body() {
+        // A length of 2^63 must not be believed.
+        assert_eq!(decode::<WatchReply>(&[0xff; 40]), None);
+        assert_eq!(decode::<ClaimReply>(b"{\"granted\":true}"), None);
+        assert_eq!(decode::<Membership>(&[]), None);
+    }
 }

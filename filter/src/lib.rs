@@ -1,1 +1,39 @@
+//! Mooring's proxy-wasm filter: sends each request to the Odoo node that holds its session.
+//!
+//! | module | what |
+//! |---|---|
+//! | `config` | the plugin's JSON configuration |
+//! | `json` | reading JSON |
+//! | `root` | one per VM: start, ticks, following the sidecar |
+//! | `stream` | one per request: decision before, claim after |
+//! | `router` | the nodes with their header values ready to write |
+//! | `owners` | who owns which session, as far as this VM knows |
+//! | `board` | what the VMs of one Envoy share |
+//! | `sidecar` | calls to the sidecar, and when not to make them |
+//! | `metrics` | counters and gauges, flushed on ticks |
+//! | `host` | hostcalls that cannot panic |
+//!
+//! Decisions themselves (keys, rankings, plans) are `affinity`'s.
 
+pub mod config;
+pub mod json;
+
+mod board;
+mod host;
+mod metrics;
+mod owners;
+mod root;
+mod router;
+mod sidecar;
+mod state;
+mod stream;
+
+/// Where Envoy enters. Only in wasm: natively the crate is a library for its tests.
+#[cfg(target_arch = "wasm32")]
+mod entry {
+    #![allow(missing_docs)]
+
+    proxy_wasm::main! {{
+        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
+    }}
+}

@@ -207,7 +207,7 @@ mod tests {
             "948c05656e5f555394738c03756964944e752e"
         );
         let bytes = dumps(&json!({"context": {"lang": "en_US"}, "uid": null}));
-        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), expected);
+        assert_eq!(hex::encode(&bytes), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -120,8 +120,8 @@ pub(crate) fn new_sid(profile: Profile) -> String {
     let mut random = [0; 63];
     rand::fill(&mut random[..]);
     match profile {
-        Profile::V16 => HEXLOWER.encode(random.split_at(20).0),
-        Profile::V18 | Profile::V19 => BASE64URL_NOPAD.encode(&random),
+        Profile::V16 => hex::encode(random.split_at(20).0),
+        Profile::V18 | Profile::V19 => URL_SAFE_NO_PAD.encode(&random),
     }
 }
 

@@ -1,0 +1,129 @@
+//! Who owns which session, as far as this VM knows.
+
+use affinity::SessionKey;
+
+/// How long a known owner is believed without asking again: the sidecar prolongs the records of
+/// sessions that are asked for, so this must be short against a session's life.
+pub(crate) const OWNER_TTL_MS: u64 = 3_600_000;
+/// How long "nobody owns it" is believed: first claims are not announced.
+pub(crate) const NOBODY_TTL_MS: u64 = 5_000;
+
+/// What is known of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// The owner's seed; none: the session is at its home.
+    pub(crate) owner: Option<u64>,
+    /// The epoch of that owner; 0 while the sidecar has not confirmed it.
+    pub(crate) epoch: u64,
+    /// When this must be asked again, in milliseconds since 1970.
+    pub(crate) expires_ms: u64,
+}
+
+impl Holding {
+    pub(crate) fn owned(owner: u64, epoch: u64, now_ms: u64) -> Self {
+        Self { owner: Some(owner), epoch, expires_ms: now_ms + OWNER_TTL_MS }
+    }
+
+    pub(crate) fn nobody(now_ms: u64) -> Self {
+        Self { owner: None, epoch: 0, expires_ms: now_ms + NOBODY_TTL_MS }
+    }
+
+    /// Whether the sidecar has yet to hear of this owner. Such a holding is no copy of anything and
+    /// survives a reset.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        self.owner.is_some() && self.epoch == 0
+    }
+}
+
+/// Sessions that share a bucket. The key's bits choose the bucket; they are BLAKE3's and need no
+/// further hashing.
+const WAYS: usize = 8;
+
+/// A table of buckets, like a processor's cache: its memory is bounded and taken once, it never
+/// rehashes, and a full bucket gives up the entry that went unused the longest.
+pub(crate) struct OwnerTable {
+    /// Each bucket has the latest used entry first.
+    buckets: Vec<Vec<(SessionKey, Holding)>>,
+    len: usize,
+}
+
+impl OwnerTable {
+    pub(crate) fn new(entries: usize) -> Self {
+        Self { buckets: vec![Vec::new(); entries.div_ceil(WAYS).max(1)], len: 0 }
+    }
+
+    /// What is known, even if it must be asked again.
+    pub(crate) fn get(&mut self, key: &SessionKey) -> Option<Holding> {
+        let bucket = self.bucket(key)?;
+        let place = bucket.iter().position(|(other, _)| other == key)?;
+        bucket.get_mut(..=place)?.rotate_right(1);
+        bucket.first().map(|(_, holding)| *holding)
+    }
+
+    pub(crate) fn set(&mut self, key: SessionKey, holding: Holding) {
+        let Some(bucket) = self.bucket(&key) else { return };
+        let before = bucket.len();
+        bucket.retain(|(other, _)| *other != key);
+        bucket.truncate(WAYS - 1);
+        bucket.insert(0, (key, holding));
+        let after = bucket.len();
+        self.len = self.len + after - before;
+    }
+
+    /// Forgets everything that could be stale.
+    pub(crate) fn reset(&mut self) {
+        for bucket in &mut self.buckets {
+            bucket.retain(|(_, holding)| holding.is_unconfirmed());
+        }
+        self.len = self.buckets.iter().map(Vec::len).sum();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn bucket(&mut self, key: &SessionKey) -> Option<&mut Vec<(SessionKey, Holding)>> {
+        let number =
+            key.as_bytes().iter().take(4).fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
+        let place = number % self.buckets.len();
+        self.buckets.get_mut(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> SessionKey {
+        SessionKey::of_session_id(&number.to_be_bytes())
+    }
+
+    #[test]
+    fn a_reset_keeps_only_what_nobody_else_knows() {
+        let mut table = OwnerTable::new(16);
+        table.set(key(1), Holding::owned(7, 3, 0));
+        table.set(key(2), Holding::nobody(0));
+        table.set(key(3), Holding::owned(7, 0, 0));
+        table.reset();
+        assert_eq!([1, 2, 3].map(|n| table.get(&key(n)).is_some()), [false, false, true]);
+    }
+
+    #[test]
+    fn a_newer_holding_replaces_the_older() {
+        let mut table = OwnerTable::new(16);
+        table.set(key(1), Holding::nobody(0));
+        table.set(key(1), Holding::owned(7, 2, 0));
+        assert_eq!(table.get(&key(1)), Some(Holding::owned(7, 2, 0)));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn is_bounded_and_keeps_what_is_used() {
+        let mut table = OwnerTable::new(160);
+        for number in 0..10_000 {
+            table.set(key(number), Holding::owned(7, 1, 0));
+            assert!(table.get(&key(0)).is_some(), "after {number}");
+        }
+        assert_eq!(table.len(), 160);
+    }
+}

@@ -1,0 +1,232 @@
+//! One per VM: reads the configuration, ticks, and follows the sidecar.
+//!
+//! One VM of an Envoy polls for all: whoever finds the poller's lease on the board run out takes it.
+//! Every VM looks at the board on each tick and applies what is new there.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use affinity::wire::{self, Claim, ClaimReply, WatchQuery, WatchReply};
+use proxy_wasm::{
+    hostcalls,
+    traits::{Context, HttpContext, RootContext},
+    types::{ContextType, LogLevel},
+};
+
+use crate::{
+    board::Progress,
+    config::Config,
+    host,
+    metrics::{PollAge, count},
+    router::Router,
+    state::State,
+    stream::Stream,
+};
+
+const TICK: Duration = Duration::from_millis(100);
+/// How long a poller is one without saying so again.
+const LEASE_MS: u64 = 1_500;
+/// How long the sidecar may hold a poll open.
+const POLL_WAIT_MS: u32 = 20_000;
+/// Claims made up for on one tick.
+const CLAIMS_A_TICK: usize = 64;
+
+pub(crate) struct Root {
+    id: u32,
+    /// This VM's name on the board.
+    name: u64,
+    state: Option<Rc<State>>,
+    poll_age: Option<PollAge>,
+    poll: Option<u32>,
+    /// Claims under way that no stream waits for.
+    claims: RefCell<Vec<(u32, Claim)>>,
+    polled_ms: u64,
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        // Two VMs that start in the same nanosecond would both poll: wasteful, not wrong.
+        let name = host::now_ns();
+        Self { id, name, state: None, poll_age: None, poll: None, claims: RefCell::default(), polled_ms: 0 }
+    }
+
+    /// Brings this VM to what the board says.
+    fn catch_up(&mut self, state: &State, progress: &Progress) {
+        let cursor = state.cursor.get();
+        if progress.cursor != cursor || progress.era != state.era.get() {
+            let missed = (progress.era == state.era.get())
+                .then(|| state.board.changes_between(cursor.position, progress.cursor.position))
+                .flatten();
+            match missed {
+                Some(changes) => changes.iter().for_each(|change| state.apply(change)),
+                None => state.reset(),
+            }
+            state.cursor.set(progress.cursor);
+            state.era.set(progress.era);
+        }
+        if progress.membership != 0 && progress.membership != state.router.borrow().digest() {
+            if let Some(nodes) = state.board.nodes() {
+                *state.router.borrow_mut() = Router::new(nodes);
+            }
+        }
+        if let (Some(sidecar), true) = (&state.sidecar, progress.polled_ms != self.polled_ms) {
+            self.polled_ms = progress.polled_ms;
+            sidecar.answered();
+        }
+    }
+
+    /// Polls, if it is this VM's turn.
+    fn follow(&mut self, state: &State) {
+        let Some(sidecar) = &state.sidecar else { return };
+        let now = state.now_ms.get();
+        let seen = state.board.progress();
+        let mut progress = seen.progress;
+        if progress.poller != self.name && now < progress.poller_until_ms {
+            return;
+        }
+        if progress.poller != self.name || now + LEASE_MS / 2 > progress.poller_until_ms {
+            (progress.poller, progress.poller_until_ms) = (self.name, now + LEASE_MS);
+            if !state.board.advance(&seen, &progress) {
+                return;
+            }
+        }
+        if self.poll.is_none() && sidecar.is_worth_asking(now) {
+            let query = WatchQuery {
+                generation: progress.cursor.generation,
+                position: progress.cursor.position,
+                membership: progress.membership,
+                wait_ms: POLL_WAIT_MS,
+            };
+            match sidecar.watch(&query) {
+                Ok(token) => self.poll = Some(token),
+                Err(_) => self.poll_failed(state),
+            }
+        }
+    }
+
+    fn poll_failed(&self, state: &State) {
+        count(&state.metrics.poll_failures);
+        if let Some(sidecar) = &state.sidecar {
+            sidecar.failed(state.now_ms.get());
+        }
+    }
+
+    /// Puts the sidecar's answer on the board, for all VMs, unless somebody else polls by now.
+    fn publish(&self, state: &State, reply: WatchReply) {
+        let seen = state.board.progress();
+        if seen.progress.poller != self.name {
+            return;
+        }
+        let mut progress = Progress { cursor: reply.cursor, polled_ms: state.now_ms.get(), ..seen.progress };
+        if reply.reset {
+            progress.era = state.now_ms.get().max(progress.era + 1);
+            state.board.clear_changes();
+        } else {
+            for change in &reply.changes {
+                state.board.record(&change.key, &state.holding_of(change), progress.era);
+            }
+            state.board.add_changes(&reply.changes);
+        }
+        if let Some(nodes) = reply.membership.filter(|nodes| !nodes.nodes().is_empty()) {
+            state.board.set_nodes(&nodes);
+            progress.membership = nodes.digest();
+        }
+        state.board.advance(&seen, &progress);
+    }
+
+    fn take_claim(&self, token: u32) -> Option<Claim> {
+        let mut under_way = self.claims.borrow_mut();
+        let place = under_way.iter().position(|(other, _)| *other == token)?;
+        Some(under_way.swap_remove(place).1)
+    }
+
+    /// Makes up for the claims that the sidecar has not heard of.
+    fn make_up_claims(&self, state: &State) {
+        let Some(sidecar) = state.sidecar.as_ref().filter(|s| s.is_worth_asking(state.now_ms.get())) else {
+            return;
+        };
+        let mut waiting = state.waiting_claims.borrow_mut();
+        let mut under_way = self.claims.borrow_mut();
+        while under_way.len() < CLAIMS_A_TICK {
+            let Some(claim) = waiting.pop_front() else { return };
+            count(&state.metrics.claims);
+            match sidecar.claim(self.id, &claim) {
+                Ok(token) => under_way.push((token, claim)),
+                Err(_) => {
+                    sidecar.failed(state.now_ms.get());
+                    return waiting.push_front(claim);
+                }
+            }
+        }
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, _body: usize, _trailers: usize) {
+        let Some(state) = self.state.clone() else { return };
+        let Some(sidecar) = &state.sidecar else { return };
+        let answer = sidecar.answer(self.id);
+        if self.poll == Some(token) {
+            self.poll = None;
+            match answer.and_then(|body| wire::decode(&body)) {
+                Some(reply) => {
+                    count(&state.metrics.polls);
+                    self.publish(&state, reply);
+                    self.catch_up(&state, &state.board.progress().progress);
+                }
+                None => self.poll_failed(&state),
+            }
+        } else if let Some(claim) = self.take_claim(token) {
+            match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
+                Some(reply) => state.learn_claim(claim.key, &reply),
+                None => {
+                    count(&state.metrics.claim_failures);
+                    sidecar.failed(state.now_ms.get());
+                    state.keep_claim(claim);
+                }
+            }
+        }
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        match Config::parse(&host::plugin_configuration()) {
+            Ok(config) => {
+                self.state = Some(Rc::new(State::new(self.id, config, host::now_ms())));
+                self.poll_age = Some(PollAge::define());
+                hostcalls::set_tick_period(TICK).is_ok()
+            }
+            Err(error) => {
+                host::log(
+                    LogLevel::Critical,
+                    &format!("mooring: the filter's configuration is refused: {error}"),
+                );
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let Some(state) = self.state.clone() else { return };
+        state.now_ms.set(host::now_ms());
+        if state.sidecar.is_some() {
+            let progress = state.board.progress().progress;
+            self.catch_up(&state, &progress);
+            self.follow(&state);
+            self.make_up_claims(&state);
+            if let Some(gauge) = self.poll_age.as_ref().filter(|_| progress.polled_ms != 0) {
+                gauge.record(state.now_ms.get().saturating_sub(progress.polled_ms) / 1_000);
+            }
+        }
+        state.flush_metrics();
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        // Envoy gives no request to a filter whose configuration was refused.
+        self.state.clone().map(|state| Box::new(Stream::new(context_id, state)) as Box<dyn HttpContext>)
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}

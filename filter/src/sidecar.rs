@@ -1,0 +1,116 @@
+//! Calls to the sidecar, and when not to make them.
+
+use core::{cell::Cell, time::Duration};
+
+use affinity::{
+    SessionKey,
+    wire::{self, Claim, WatchQuery},
+};
+use proxy_wasm::types::Status;
+
+use crate::host;
+
+/// The shortest and the longest time to leave a failing sidecar alone.
+const SHORTEST_PAUSE_MS: u64 = 250;
+const LONGEST_PAUSE_MS: u64 = 4_000;
+
+/// The sidecar as one VM sees it.
+pub(crate) struct Sidecar {
+    cluster: String,
+    timeout: Duration,
+    root: u32,
+    failures: Cell<u32>,
+    paused_until_ms: Cell<u64>,
+}
+
+impl Sidecar {
+    /// `root` is the root context, in whose name calls are made.
+    pub(crate) fn new(cluster: String, timeout: Duration, root: u32) -> Self {
+        Self { cluster, timeout, root, failures: Cell::default(), paused_until_ms: Cell::default() }
+    }
+
+    /// Whether it is worth asking. After a failure it is left alone for a while, each time longer:
+    /// requests must not wait again and again for somebody who is not there.
+    pub(crate) fn is_worth_asking(&self, now_ms: u64) -> bool {
+        now_ms >= self.paused_until_ms.get()
+    }
+
+    pub(crate) fn answered(&self) {
+        self.failures.set(0);
+        self.paused_until_ms.set(0);
+    }
+
+    pub(crate) fn failed(&self, now_ms: u64) {
+        // Many calls may be under way when it fails; they count as one failure.
+        if self.is_worth_asking(now_ms) {
+            let pause = SHORTEST_PAUSE_MS << self.failures.get().min(8);
+            self.paused_until_ms.set(now_ms + pause.min(LONGEST_PAUSE_MS));
+            self.failures.set(self.failures.get().saturating_add(1));
+        }
+    }
+
+    /// Asks who owns `key`; the answer comes to `context`.
+    pub(crate) fn look_up(&self, context: u32, key: &SessionKey) -> Result<u32, Status> {
+        self.call(context, "GET", &format!("/v1/owners/{key}"), None, self.timeout)
+    }
+
+    /// Claims a session; the answer comes to `context`.
+    pub(crate) fn claim(&self, context: u32, claim: &Claim) -> Result<u32, Status> {
+        self.call(context, "POST", "/v1/claims", Some(&wire::encode(claim)), self.timeout)
+    }
+
+    /// Asks for changes; the answer comes to the root context when there are some, or after
+    /// `wait_ms`.
+    pub(crate) fn watch(&self, query: &WatchQuery) -> Result<u32, Status> {
+        let WatchQuery { generation, position, membership, wait_ms } = *query;
+        let path = format!(
+            "/v1/watch?generation={generation}&position={position}&membership={membership}&wait_ms={wait_ms}"
+        );
+        let patience = Duration::from_millis(u64::from(wait_ms)) + Duration::from_secs(3);
+        self.call(self.root, "GET", &path, None, patience)
+    }
+
+    fn call(
+        &self,
+        context: u32,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<u32, Status> {
+        let mut headers = vec![(":method", method), (":path", path), (":authority", "mooring")];
+        if body.is_some() {
+            headers.push(("content-type", wire::CONTENT_TYPE));
+        }
+        host::call(self.root, context, &self.cluster, headers, body, timeout)
+    }
+
+    /// The body of the answer at hand, if it was a good one.
+    pub(crate) fn answer(&self, context: u32) -> Option<Vec<u8>> {
+        host::call_answer(self.root, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_sidecar_is_left_alone_longer_and_longer() {
+        let sidecar = Sidecar::new("mooring".into(), Duration::from_millis(250), 1);
+        let mut now = 1_000;
+        let mut pauses = vec![];
+        for _ in 0..8 {
+            assert!(sidecar.is_worth_asking(now));
+            sidecar.failed(now);
+            sidecar.failed(now);
+            let pause = (0..).find(|wait| sidecar.is_worth_asking(now + wait)).unwrap();
+            pauses.push(pause);
+            now += pause;
+        }
+        assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000, 4_000, 4_000, 4_000]);
+        sidecar.answered();
+        sidecar.failed(now);
+        assert!(sidecar.is_worth_asking(now + 250));
+    }
+}

@@ -1,0 +1,130 @@
+//! What the contexts of one VM have in common.
+
+use core::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use affinity::{
+    SessionKey,
+    wire::{Change, Claim, ClaimReply, Cursor},
+};
+
+use crate::{
+    board::Board,
+    config::Config,
+    metrics::{Metrics, Share, count},
+    owners::{Holding, OwnerTable},
+    router::Router,
+    sidecar::Sidecar,
+};
+
+/// Claims that wait for a sidecar to come back. Whoever logs in while it is away must be found where
+/// they are when it returns.
+const WAITING_CLAIMS: usize = 4096;
+
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) board: Board,
+    pub(crate) sidecar: Option<Sidecar>,
+    pub(crate) metrics: Metrics,
+    pub(crate) router: RefCell<Router>,
+    pub(crate) waiting_claims: RefCell<VecDeque<Claim>>,
+    /// The time of the last tick: a clock that costs no hostcall.
+    pub(crate) now_ms: Cell<u64>,
+    /// The changes that this VM has applied.
+    pub(crate) cursor: Cell<Cursor>,
+    /// The era ([`Progress::era`](crate::board::Progress::era)) of what this VM knows.
+    pub(crate) era: Cell<u64>,
+    owners: RefCell<OwnerTable>,
+    entries: Share,
+}
+
+impl State {
+    pub(crate) fn new(root: u32, config: Config, now_ms: u64) -> Self {
+        let sidecar =
+            config.sidecar_cluster.clone().map(|name| Sidecar::new(name, config.sidecar_timeout(), root));
+        let board = Board::new(config.sidecar_cluster.as_deref().unwrap_or_default());
+        // After a VM was replaced, the others already know better than the configuration.
+        let nodes = sidecar.as_ref().and_then(|_| board.nodes()).unwrap_or_else(|| config.nodes.clone());
+        let progress = board.progress().progress;
+        Self {
+            sidecar,
+            metrics: Metrics::define(),
+            router: RefCell::new(Router::new(nodes)),
+            waiting_claims: RefCell::default(),
+            now_ms: Cell::new(now_ms),
+            cursor: Cell::new(progress.cursor),
+            era: Cell::new(progress.era),
+            owners: RefCell::new(OwnerTable::new(config.table_entries)),
+            entries: Share::default(),
+            board,
+            config,
+        }
+    }
+
+    /// What this VM, or another of this Envoy, knows of a session.
+    pub(crate) fn known(&self, key: &SessionKey) -> Option<Holding> {
+        let own = self.owners.borrow_mut().get(key);
+        own.filter(|holding| self.is_fresh(holding)).or_else(|| {
+            let shared = self.board.recall(key, self.era.get());
+            if let Some(holding) = shared {
+                self.owners.borrow_mut().set(*key, holding);
+            }
+            shared.or(own)
+        })
+    }
+
+    /// Whether to believe a holding without asking again.
+    pub(crate) fn is_fresh(&self, holding: &Holding) -> bool {
+        holding.expires_ms > self.now_ms.get()
+    }
+
+    /// Remembers a holding, for the other VMs too if it names an owner.
+    pub(crate) fn learn(&self, key: SessionKey, holding: Holding) {
+        self.owners.borrow_mut().set(key, holding);
+        if holding.owner.is_some() {
+            self.board.record(&key, &holding, self.era.get());
+        }
+    }
+
+    /// Remembers whom the sidecar named as owner in answer to a claim.
+    pub(crate) fn learn_claim(&self, key: SessionKey, reply: &ClaimReply) {
+        let ClaimReply { owner, .. } = reply;
+        self.learn(key, Holding::owned(owner.node.seed(), owner.epoch, self.now_ms.get()));
+    }
+
+    /// Applies a change that the directory announced to this VM's table.
+    pub(crate) fn apply(&self, change: &Change) {
+        self.owners.borrow_mut().set(change.key, self.holding_of(change));
+    }
+
+    /// What a change means now.
+    pub(crate) fn holding_of(&self, change: &Change) -> Holding {
+        let now = self.now_ms.get();
+        change
+            .owner
+            .as_ref()
+            .map_or_else(|| Holding::nobody(now), |owner| Holding::owned(owner.node.seed(), owner.epoch, now))
+    }
+
+    /// Forgets what may be stale.
+    pub(crate) fn reset(&self) {
+        self.owners.borrow_mut().reset();
+        count(&self.metrics.resets);
+    }
+
+    /// Keeps a claim for when the sidecar is back.
+    pub(crate) fn keep_claim(&self, claim: Claim) {
+        let mut waiting = self.waiting_claims.borrow_mut();
+        if waiting.len() >= WAITING_CLAIMS {
+            waiting.pop_front();
+            count(&self.metrics.claims_dropped);
+        }
+        waiting.push_back(claim);
+    }
+
+    pub(crate) fn flush_metrics(&self) {
+        let entries = self.owners.borrow().len();
+        self.entries.set(&self.metrics.table_entries, i64::try_from(entries).unwrap_or(i64::MAX));
+        self.metrics.flush();
+    }
+}

@@ -1,0 +1,260 @@
+//! One request: where to send it, and whose session its response begins.
+
+use std::rc::Rc;
+
+use affinity::{
+    Port, SessionKey,
+    address::client_address,
+    cookie,
+    plan::Reason,
+    wire::{self, Claim, ClaimReply, OwnerReply},
+};
+use proxy_wasm::{
+    hostcalls,
+    traits::{Context, HttpContext},
+    types::{Action, MapType},
+};
+
+use crate::{host, metrics::count, owners::Holding, sidecar::Sidecar, state::State};
+
+/// For Envoy's `stateful_session`: the chosen node's address in base64. On a response it is there if
+/// another host served, and names that one.
+const UPSTREAM: &str = "x-mooring-upstream";
+/// For Envoy's `override_host`: the addresses to try next.
+const NEXT: &str = "x-mooring-next";
+/// For Envoy's hash policy, when neither of the above leads to a host.
+const KEY: &str = "x-mooring-key";
+
+/// What a stream waits for.
+enum Waiting {
+    Nothing,
+    /// The owner of the request's session; meanwhile what was known of it before.
+    Owner(SessionKey, Option<Holding>),
+    /// That the response's session is claimed.
+    Claim(Claim),
+}
+
+pub(crate) struct Stream {
+    id: u32,
+    state: Rc<State>,
+    port: Port,
+    /// The seed of the node chosen.
+    chosen: Option<u64>,
+    waiting: Waiting,
+}
+
+impl Stream {
+    pub(crate) fn new(id: u32, state: Rc<State>) -> Self {
+        Self { id, state, port: Port::Http, chosen: None, waiting: Waiting::Nothing }
+    }
+
+    /// The sidecar, if there is one and it is worth asking.
+    fn sidecar(state: &State) -> Option<&Sidecar> {
+        state.sidecar.as_ref().filter(|sidecar| sidecar.is_worth_asking(state.now_ms.get()))
+    }
+
+    /// Routes the request of a session, or has it wait until its owner is known.
+    fn route_session(&mut self, key: SessionKey) -> Action {
+        let known = self.state.known(&key);
+        if let Some(holding) = known.filter(|holding| self.state.is_fresh(holding)) {
+            self.route(key, holding.owner);
+            return Action::Continue;
+        }
+        if let Some(sidecar) = Self::sidecar(&self.state) {
+            count(&self.state.metrics.lookups);
+            if sidecar.look_up(self.id, &key).is_ok() {
+                self.waiting = Waiting::Owner(key, known);
+                return Action::Pause;
+            }
+            self.lookup_failed();
+        }
+        self.route_unasked(key, known);
+        Action::Continue
+    }
+
+    /// Routes by what was known before, or home: the sidecar cannot be asked.
+    fn route_unasked(&mut self, key: SessionKey, known: Option<Holding>) {
+        if self.state.sidecar.is_some() {
+            count(&self.state.metrics.unasked);
+        }
+        self.route(key, known.and_then(|holding| holding.owner));
+    }
+
+    fn lookup_failed(&self) {
+        count(&self.state.metrics.lookup_failures);
+        if let Some(sidecar) = &self.state.sidecar {
+            sidecar.failed(self.state.now_ms.get());
+        }
+    }
+
+    /// Tells Envoy where the request of `key` goes.
+    fn route(&mut self, key: SessionKey, owner: Option<u64>) {
+        let reason = self.choose(key, owner);
+        let metrics = &self.state.metrics;
+        count(match reason {
+            _ if self.chosen.is_none() => &metrics.nowhere,
+            Reason::Owner => &metrics.to_owner,
+            Reason::Home => &metrics.to_home,
+            Reason::OwnerDown => &metrics.to_standby,
+        });
+    }
+
+    /// Writes the three headers. Whatever the client sent in their place is overwritten or removed.
+    fn choose(&mut self, key: SessionKey, owner: Option<u64>) -> Reason {
+        let state = Rc::clone(&self.state);
+        let router = state.router.borrow();
+        let plan = router.plan(key, owner);
+        let write = |name: &str, value: Option<&[u8]>| match value {
+            Some(value) => host::set_header(MapType::HttpRequestHeaders, name, value),
+            None => host::remove_header(MapType::HttpRequestHeaders, name),
+        };
+        let upstream = plan.places.first().and_then(|place| router.upstream(*place, self.port));
+        write(UPSTREAM, upstream.map(str::as_bytes));
+        let next = router.next(plan.places.get(1..).unwrap_or_default(), self.port);
+        write(NEXT, Some(next.as_bytes()).filter(|next| !next.is_empty()));
+        write(KEY, Some(&key.to_hex()));
+        self.chosen = plan.places.first().and_then(|place| router.seed(*place));
+        plan.reason
+    }
+
+    /// The key of a client without a session.
+    fn address_key(&self) -> SessionKey {
+        let config = &self.state.config;
+        let forwarded_for = match config.trusted_proxies {
+            0 => None,
+            _ => host::header(MapType::HttpRequestHeaders, "x-forwarded-for"),
+        };
+        let peer = host::source_address().unwrap_or_default();
+        let address = client_address(&forwarded_for.unwrap_or_default(), &peer, config.trusted_proxies);
+        // Clients on a Unix socket have no address and share a home.
+        let address = address.unwrap_or(core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED));
+        SessionKey::of_address(address, config.ipv6_prefix)
+    }
+
+    /// Who served the request, as far as it is known.
+    fn served_by(&self) -> Option<u64> {
+        let Some(other) = host::header(MapType::HttpResponseHeaders, UPSTREAM) else { return self.chosen };
+        host::remove_header(MapType::HttpResponseHeaders, UPSTREAM);
+        count(&self.state.metrics.elsewhere);
+        self.state.router.borrow().seed_of_upstream(&other)
+    }
+
+    /// The session that the response begins or goes on with, if it says so.
+    fn session_set(&self) -> Option<SessionKey> {
+        host::header(MapType::HttpResponseHeaders, "set-cookie")?;
+        let headers = host::all_headers(MapType::HttpResponseHeaders, "set-cookie");
+        // JSON authentication on Odoo 19 sends the cookie twice; browsers keep the last.
+        let sid = headers.iter().rev().find_map(|header| cookie::set_session_id(header))?;
+        Some(SessionKey::of_session_id(sid))
+    }
+
+    /// Claims a session for the node that began it, unless it has an owner.
+    fn claim(&mut self, key: SessionKey, seed: u64) -> Action {
+        if self.state.known(&key).is_some_and(|holding| holding.owner.is_some()) {
+            return Action::Continue;
+        }
+        let Some(node) = self.state.router.borrow().id_of_seed(seed).cloned() else {
+            return Action::Continue;
+        };
+        let claim = Claim { key, node, expect: 0 };
+        if let Some(sidecar) = Self::sidecar(&self.state) {
+            count(&self.state.metrics.claims);
+            if sidecar.claim(self.id, &claim).is_ok() {
+                self.waiting = Waiting::Claim(claim);
+                return Action::Pause;
+            }
+            self.claim_failed();
+        }
+        self.claim_later(claim);
+        Action::Continue
+    }
+
+    fn claim_failed(&self) {
+        count(&self.state.metrics.claim_failures);
+        if let Some(sidecar) = &self.state.sidecar {
+            sidecar.failed(self.state.now_ms.get());
+        }
+    }
+
+    /// Lets this Envoy know the owner now and the sidecar when it can be asked.
+    fn claim_later(&self, claim: Claim) {
+        self.state.learn(claim.key, Holding::owned(claim.node.seed(), 0, self.state.now_ms.get()));
+        if self.state.sidecar.is_some() {
+            self.state.keep_claim(claim);
+        }
+    }
+
+    fn owner_answered(&mut self, key: SessionKey, known: Option<Holding>, answer: Option<Vec<u8>>) {
+        let reply = answer.and_then(|body| wire::decode::<OwnerReply>(&body));
+        let Some(reply) = reply else {
+            self.lookup_failed();
+            return self.route_unasked(key, known);
+        };
+        let now = self.state.now_ms.get();
+        let holding = reply.owner.map_or_else(
+            || Holding::nobody(now),
+            |owner| Holding::owned(owner.node.seed(), owner.epoch, now),
+        );
+        // What the sidecar has yet to hear of is truer than that it knows nothing.
+        let unheard = known.filter(|known| known.is_unconfirmed() && holding.owner.is_none());
+        let holding = unheard.unwrap_or(holding);
+        self.state.learn(key, holding);
+        self.route(key, holding.owner);
+    }
+
+    fn claim_answered(&mut self, claim: Claim, answer: Option<Vec<u8>>) {
+        match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
+            Some(reply) => self.state.learn_claim(claim.key, &reply),
+            None => {
+                self.claim_failed();
+                self.claim_later(claim);
+            }
+        }
+    }
+}
+
+impl Context for Stream {
+    fn on_http_call_response(&mut self, _token: u32, _headers: usize, _body: usize, _trailers: usize) {
+        let answer = self.state.sidecar.as_ref().and_then(|sidecar| sidecar.answer(self.id));
+        if let (Some(sidecar), true) = (&self.state.sidecar, answer.is_some()) {
+            sidecar.answered();
+        }
+        // A stream that cannot be resumed has ended, and needs it no more.
+        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::Nothing => {}
+            Waiting::Owner(key, known) => {
+                self.owner_answered(key, known, answer);
+                let _ = hostcalls::resume_http_request();
+            }
+            Waiting::Claim(claim) => {
+                self.claim_answered(claim, answer);
+                let _ = hostcalls::resume_http_response();
+            }
+        }
+    }
+}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
+        let path = host::header(MapType::HttpRequestHeaders, ":path");
+        self.port = Port::of_path(&path.unwrap_or_default());
+        let cookies = host::header(MapType::HttpRequestHeaders, "cookie");
+        match cookies.as_deref().and_then(cookie::session_id) {
+            Some(sid) => self.route_session(SessionKey::of_session_id(sid)),
+            None => {
+                self.choose(self.address_key(), None);
+                let metrics = &self.state.metrics;
+                count(if self.chosen.is_some() { &metrics.by_address } else { &metrics.nowhere });
+                Action::Continue
+            }
+        }
+    }
+
+    fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
+        let served_by = self.served_by();
+        match (served_by, self.session_set()) {
+            (Some(seed), Some(key)) => self.claim(key, seed),
+            _ => Action::Continue,
+        }
+    }
+}
