@@ -127,8 +127,8 @@ pub struct NodeReport {
     pub weight: u16,
     /// Whether it may be chosen.
     pub state: NodeState,
-    /// Sessions it owns by a record in the directory.
-    pub sessions: u64,
+    /// Sessions it owns by a record in the directory, where the store can tell.
+    pub sessions: Option<u64>,
     /// How long its last good probe took, in milliseconds.
     pub probe_ms: Option<f64>,
     /// Seconds since its state last changed.

@@ -1,0 +1,146 @@
+//! What the sidecar counts, for Prometheus. No session and no key is ever a label.
+
+
+use affinity::{NodeId, NodeState, wire::NodeReport};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::registry::Probed;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum LookupResult {
+    Owned,
+    Unowned,
+    Failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum ClaimResult {
+    Granted,
+    Refused,
+    Failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Lookup {
+    result: LookupResult,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Claimed {
+    result: ClaimResult,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByNode {
+    node: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByNodeAndState {
+    node: String,
+    state: String,
+}
+
+/// The metrics and their registry.
+pub(crate) struct Metrics {
+    registry: Registry,
+    lookups: Family<Lookup, Counter>,
+    claims: Family<Claimed, Counter>,
+    pub(crate) changes: Counter,
+    pub(crate) resets: Counter,
+    pub(crate) watchers: Gauge,
+    store_up: Gauge,
+    node_states: Family<ByNodeAndState, Gauge>,
+    node_sessions: Family<ByNode, Gauge>,
+    probe_seconds: Family<ByNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    probe_failures: Family<ByNode, Counter>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("mooring");
+        let lookups = Family::default();
+        registry.register("owner_lookups", "Look-ups of a session's owner", lookups.clone());
+        let claims = Family::default();
+        registry.register("claims", "Claims of a session", claims.clone());
+        let changes = Counter::default();
+        registry.register("owner_changes", "Changes of owners told to filters", changes.clone());
+        let resets = Counter::default();
+        registry.register("resets", "Times that changes may have been missed", resets.clone());
+        let watchers = Gauge::default();
+        registry.register("watchers", "Filters that wait for changes", watchers.clone());
+        let store_up = Gauge::default();
+        registry.register("store_up", "Whether the store can be reached", store_up.clone());
+        let node_states = Family::default();
+        registry.register("node_state", "1 for the state that a node is in", node_states.clone());
+        let node_sessions = Family::default();
+        registry.register("node_sessions", "Sessions that a node owns", node_sessions.clone());
+        let probe_seconds = Family::default();
+        registry.register_with_unit(
+            "node_probe",
+            "How long a node's last good probe took",
+            Unit::Seconds,
+            probe_seconds.clone(),
+        );
+        let probe_failures = Family::default();
+        registry.register("node_probe_failures", "Probes that failed", probe_failures.clone());
+        Self {
+            registry,
+            lookups,
+            claims,
+            changes,
+            resets,
+            watchers,
+            store_up,
+            node_states,
+            node_sessions,
+            probe_seconds,
+            probe_failures,
+        }
+    }
+
+    pub(crate) fn lookup(&self, result: LookupResult) {
+        self.lookups.get_or_create(&Lookup { result }).inc();
+    }
+
+    pub(crate) fn claim(&self, result: ClaimResult) {
+        self.claims.get_or_create(&Claimed { result }).inc();
+    }
+
+    pub(crate) fn probed(&self, id: &NodeId, probed: &Probed) {
+        let node = ByNode { node: id.to_string() };
+        match probed {
+            Ok((_, latency)) => {
+                self.probe_seconds.get_or_create(&node).set(latency.as_secs_f64());
+            }
+            Err(_) => {
+                self.probe_failures.get_or_create(&node).inc();
+            }
+        }
+    }
+
+    /// The metrics as text, with what is true of the nodes and the store right now.
+    pub(crate) fn text(&self, nodes: &[NodeReport], store_up: bool) -> String {
+        self.store_up.set(store_up.into());
+        for report in nodes {
+            let node = report.id.to_string();
+            for state in [NodeState::Active, NodeState::Draining, NodeState::Down] {
+                let label = ByNodeAndState { node: node.clone(), state: state.to_string() };
+                self.node_states.get_or_create(&label).set((report.state == state).into());
+            }
+            if let Some(sessions) = report.sessions {
+                let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
+                self.node_sessions.get_or_create(&ByNode { node }).set(sessions);
+            }
+        }
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+

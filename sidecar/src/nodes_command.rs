@@ -1,0 +1,99 @@
+//! `mooring nodes`: the nodes as a table for people or as JSON for machines.
+
+use affinity::wire::{NodeReport, NodesReply};
+use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+
+use crate::{
+    cli::{Listen, Nodes},
+    client::{self, ClientError},
+};
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodesError {
+    #[error("no sidecar answers at {0} ({1}); is `mooring serve` running, and is --sidecar its --listen?")]
+    NoSidecar(Listen, ClientError),
+    #[error("{0} is not a sidecar of this version: it answers {1}")]
+    NotASidecar(Listen, String),
+}
+
+/// Prints the nodes.
+///
+/// # Errors
+/// If no sidecar answers.
+#[allow(clippy::print_stdout)]
+pub(crate) async fn run(options: Nodes) -> Result<(), NodesError> {
+    let sidecar = &options.sidecar;
+    let (status, body) = client::get(sidecar, "/v1/nodes")
+        .await
+        .map_err(|error| NodesError::NoSidecar(sidecar.clone(), error))?;
+    let reply: NodesReply = serde_json::from_slice(&body)
+        .map_err(|error| NodesError::NotASidecar(sidecar.clone(), format!("{status}: {error}")))?;
+    if options.json {
+        println!("{}", String::from_utf8_lossy(&body));
+    } else {
+        println!("{}", table(&reply.nodes));
+    }
+    Ok(())
+}
+
+fn table(nodes: &[NodeReport]) -> Table {
+    let total_sessions: u64 = nodes.iter().filter_map(|node| node.sessions).sum();
+    let total_weight: u64 = nodes.iter().map(|node| u64::from(node.weight)).sum();
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["node", "state", "sessions", "of fair share", "http", "gevent", "weight", "probe", "since"]);
+    for node in nodes {
+        let color = match node.state {
+            affinity::NodeState::Active => Color::Green,
+            affinity::NodeState::Draining => Color::Yellow,
+            affinity::NodeState::Down => Color::Red,
+        };
+        let state = match &node.problem {
+            Some(problem) => format!("{}: {problem}", node.state),
+            None => node.state.to_string(),
+        };
+        let fair = total_sessions as f64 * f64::from(node.weight) / total_weight.max(1) as f64;
+        let share = node.sessions.filter(|_| fair > 0.0).map(|own| format!("{:.0} %", own as f64 / fair * 100.0));
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+        table.add_row([
+            Cell::new(&node.id),
+            Cell::new(state).fg(color),
+            right(or_dash(node.sessions.map(|count| count.to_string()))),
+            right(or_dash(share)),
+            Cell::new(&node.http),
+            Cell::new(or_dash(node.gevent.clone())),
+            right(node.weight.to_string()),
+            right(or_dash(node.probe_ms.map(|ms| format!("{ms:.1} ms")))),
+            right(since(node.since_seconds)),
+        ]);
+    }
+    table
+}
+
+fn since(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_what_is_wrong_and_what_is_unknown() {
+        let json = r#"{"nodes":[
+            {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null},
+            {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":null,"probe_ms":null,"since_seconds":9000,"problem":"refused"}]}"#;
+        let reply: NodesReply = serde_json::from_str(json).unwrap();
+        let text = table(&reply.nodes).to_string();
+        for part in ["active", "133 %", "1.2 ms", "5 s", "down: refused", "–", "2 h", "odoo:1"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `mooring serve`: puts the parts together and ends them in order.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{self, Shared},
+    cli::{Listen, Serve, StoreUrl},
+    directory::Directory,
+    metrics::Metrics,
+    probe,
+    registry::{Registry, Thresholds},
+    store::{Embedded, OpenError, Redis, Store, StoreError},
+};
+
+/// How long open requests may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the sidecar cannot serve. Each names the option to change.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("--node: {0}")]
+    Nodes(#[from] affinity::membership::InvalidMembership),
+    #[error("--state-dir {0}: {1}")]
+    State(PathBuf, OpenError),
+    #[error("--store: {0}")]
+    Store(StoreError),
+    #[error("--listen {0}: claims are taken from this host only, so it must be a loopback address or unix:PATH")]
+    NotLoopback(Listen),
+    #[error("--listen {0}: {1}")]
+    Listen(Listen, io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error("serving failed: {0}")]
+    Serving(io::Error),
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// If the options contradict each other or the machine, or an address cannot be listened on.
+pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
+    for listen in &options.listen {
+        if matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback()) {
+            return Err(ServeError::NotLoopback(listen.clone()));
+        }
+    }
+    let mut terminated = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+
+    let probe = &options.probe;
+    let thresholds = Thresholds { down_after: probe.down_after, up_after: probe.up_after };
+    let registry = Arc::new(Registry::new(options.nodes.clone(), thresholds)?);
+    let store = open_store(&options)?;
+    let metrics = Arc::new(Metrics::new());
+    let directory = Arc::new(Directory::new(store, Arc::clone(&metrics)));
+    let shutdown = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        directory: Arc::clone(&directory),
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+        shutdown: shutdown.clone(),
+    });
+
+    let mut servers = JoinSet::new();
+    for listen in &options.listen {
+        let router = api::router(Arc::clone(&shared));
+        let stop = shutdown.clone().cancelled_owned();
+        let failed = |error| ServeError::Listen(listen.clone(), error);
+        match listen {
+            Listen::Tcp(address) => {
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?;
+                tracing::info!("listening on http://{address}");
+                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+            }
+            Listen::Unix(path) => {
+                let listener = bind_unix(path).map_err(failed)?;
+                tracing::info!("listening on {listen}");
+                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+            }
+        }
+    }
+    tokio::spawn(async move { directory.follow().await });
+    probe::start(&registry, probe, &metrics);
+
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+        // A server ends by itself only when something is broken.
+        Some(Ok(Err(error))) = servers.join_next() => return Err(ServeError::Serving(error)),
+    }
+    tracing::info!("ending: not ready any more, finishing open requests");
+    shutdown.cancel();
+    let drained = tokio::time::timeout(GRACE, async { while servers.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some requests did not end within {} s", GRACE.as_secs());
+    }
+    for listen in &options.listen {
+        if let Listen::Unix(path) = listen {
+            // Whoever starts next removes what is left.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+fn open_store(options: &Serve) -> Result<Arc<dyn Store>, ServeError> {
+    let lifetime = Duration::from_secs(options.claim_lifetime_seconds);
+    Ok(match &options.store {
+        StoreUrl::Embedded => {
+            let folder = &options.state_dir;
+            let store = Embedded::open(folder, lifetime)
+                .map_err(|error| ServeError::State(folder.clone(), error))?;
+            Arc::new(store)
+        }
+        StoreUrl::Redis(url) => {
+            Arc::new(Redis::open(url, &options.redis_prefix, lifetime).map_err(ServeError::Store)?)
+        }
+    })
+}
+
+/// Listens on a socket that its group may use, in the place of one that nobody listens on any more.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it"));
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
