@@ -40,7 +40,13 @@ pub(crate) struct Serve {
     pub(crate) listen: Vec<Listen>,
 
     /// Where the directory is kept: embedded, or redis://HOST:PORT/DB
-    #[arg(long, env = "MOORING_STORE", value_name = "STORE", default_value = "embedded", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "MOORING_STORE",
+        value_name = "STORE",
+        default_value = "embedded",
+        hide_env_values = true
+    )]
     pub(crate) store: StoreUrl,
 
     /// The folder of the embedded store; created if it is not there

@@ -30,7 +30,9 @@ pub(crate) enum ClientError {
 /// The status and the body of the answer to `GET path`.
 pub(crate) async fn get(server: &Listen, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
     match server {
-        Listen::Tcp(address) => exchange(TcpStream::connect(address).await?, &address.to_string(), path).await,
+        Listen::Tcp(address) => {
+            exchange(TcpStream::connect(address).await?, &address.to_string(), path).await
+        }
         Listen::Unix(socket) => exchange(UnixStream::connect(socket).await?, "mooring", path).await,
     }
 }

@@ -1,6 +1,5 @@
 //! What the sidecar counts, for Prometheus. No session and no key is ever a label.
 
-
 use affinity::{NodeId, NodeState, wire::NodeReport};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
@@ -143,4 +142,3 @@ impl Metrics {
         text
     }
 }
-

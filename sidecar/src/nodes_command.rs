@@ -42,7 +42,17 @@ fn table(nodes: &[NodeReport]) -> Table {
     let total_weight: u64 = nodes.iter().map(|node| u64::from(node.weight)).sum();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["node", "state", "sessions", "of fair share", "http", "gevent", "weight", "probe", "since"]);
+    table.set_header([
+        "node",
+        "state",
+        "sessions",
+        "of fair share",
+        "http",
+        "gevent",
+        "weight",
+        "probe",
+        "since",
+    ]);
     for node in nodes {
         let color = match node.state {
             affinity::NodeState::Active => Color::Green,
@@ -54,7 +64,8 @@ fn table(nodes: &[NodeReport]) -> Table {
             None => node.state.to_string(),
         };
         let fair = total_sessions as f64 * f64::from(node.weight) / total_weight.max(1) as f64;
-        let share = node.sessions.filter(|_| fair > 0.0).map(|own| format!("{:.0} %", own as f64 / fair * 100.0));
+        let share =
+            node.sessions.filter(|_| fair > 0.0).map(|own| format!("{:.0} %", own as f64 / fair * 100.0));
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
         table.add_row([

@@ -87,9 +87,9 @@ impl Registry {
         if let Some(entry) = entries.iter_mut().find(|entry| entry.spec.id == *id) {
             entry.take_in(probed, self.thresholds);
         }
-        let nodes = entries.iter().filter_map(|entry| {
-            entry.node.as_ref().map(|node| Node { state: entry.state, ..node.clone() })
-        });
+        let nodes = entries
+            .iter()
+            .filter_map(|entry| entry.node.as_ref().map(|node| Node { state: entry.state, ..node.clone() }));
         match Membership::new(nodes.collect()) {
             Ok(next) => {
                 self.membership.send_if_modified(|present| {

@@ -37,7 +37,9 @@ pub(crate) enum ServeError {
     State(PathBuf, OpenError),
     #[error("--store: {0}")]
     Store(StoreError),
-    #[error("--listen {0}: claims are taken from this host only, so it must be a loopback address or unix:PATH")]
+    #[error(
+        "--listen {0}: claims are taken from this host only, so it must be a loopback address or unix:PATH"
+    )]
     NotLoopback(Listen),
     #[error("--listen {0}: {1}")]
     Listen(Listen, io::Error),
@@ -122,8 +124,8 @@ fn open_store(options: &Serve) -> Result<Arc<dyn Store>, ServeError> {
     Ok(match &options.store {
         StoreUrl::Embedded => {
             let folder = &options.state_dir;
-            let store = Embedded::open(folder, lifetime)
-                .map_err(|error| ServeError::State(folder.clone(), error))?;
+            let store =
+                Embedded::open(folder, lifetime).map_err(|error| ServeError::State(folder.clone(), error))?;
             Arc::new(store)
         }
         StoreUrl::Redis(url) => {

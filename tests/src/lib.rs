@@ -1,1 +1,31 @@
+//! Starts what the end-to-end tests and the demo need: Odoo stand-ins, the sidecar, Envoy and Redis,
+//! each a real process on loopback that ends with its owner; and browsers that use them.
 
+pub mod browser;
+pub mod envoy;
+pub mod process;
+pub mod stack;
+pub mod tools;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_path_buf()
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where `cargo xtask build` puts the filter.
+pub fn filter() -> PathBuf {
+    std::env::var_os("MOORING_WASM").map_or_else(|| target().join("mooring/mooring.wasm"), PathBuf::from)
+}
+
+/// A program of this workspace, as `cargo xtask build` built it.
+pub fn program(name: &str) -> PathBuf {
+    target().join("release").join(name)
+}

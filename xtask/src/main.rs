@@ -1,1 +1,43 @@
-fn main() {}
+//! The project's own commands: `cargo xtask build`, `demo`, `test`, `bench`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod demo;
+mod report;
+mod test;
+
+/// Builds, shows, tests and measures Mooring.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the filter (target/mooring/mooring.wasm), the sidecar and the Odoo stand-in
+    Build,
+    /// Start three stand-ins, the sidecar and Envoy, and show what Mooring does
+    Demo(demo::Options),
+    /// Run every test; what is missing is installed
+    Test,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Build => build::all().map(|built| println!("{built}")),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test => test::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

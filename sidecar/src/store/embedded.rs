@@ -201,7 +201,11 @@ impl Writer {
                 };
             }
         }
-        if dirty { transaction.commit()? } else { transaction.abort()? }
+        if dirty {
+            transaction.commit()?
+        } else {
+            transaction.abort()?
+        }
         Ok(effects)
     }
 
@@ -229,7 +233,11 @@ impl Writer {
             *effects.moved.entry(before.owner.node.clone()).or_default() -= 1;
         }
         *effects.moved.entry(claim.node.clone()).or_default() += 1;
-        records.set(claim.key, stored.as_ref(), &Record { owner: reply.owner, expires: now + self.lifetime })?;
+        records.set(
+            claim.key,
+            stored.as_ref(),
+            &Record { owner: reply.owner, expires: now + self.lifetime },
+        )?;
         Ok(true)
     }
 

@@ -128,11 +128,14 @@ impl Redis {
 
     /// Tells changes until something fails.
     async fn follow_once(&self, events: &mpsc::Sender<Event>) -> Result<(), RedisError> {
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(
-            &redis::AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(Duration::from_secs(1)))
-                .set_response_timeout(Some(READ_WAIT + Duration::from_secs(2))),
-        ).await?;
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(
+                &redis::AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(Duration::from_secs(1)))
+                    .set_response_timeout(Some(READ_WAIT + Duration::from_secs(2))),
+            )
+            .await?;
         let key = self.changes_key();
         // What came before this connection may have been missed.
         let mut position = last_id(&mut connection, &key).await?;

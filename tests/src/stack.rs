@@ -1,0 +1,281 @@
+//! Several stand-ins, a sidecar and an Envoy, put together.
+
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    browser::{self, Browser, Connections},
+    envoy::{Bootstrap, Endpoint, Envoy},
+    process::{Process, free_port},
+    program, tools,
+};
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes are configured.
+    pub nodes: usize,
+    /// How many of them are started, from the first on.
+    pub running: usize,
+    /// Which Odoo the stand-ins are: 16, 18 or 19.
+    pub profile: u32,
+    /// Further arguments for the stand-ins.
+    pub standin_args: Vec<String>,
+    /// Further arguments for the sidecar.
+    pub sidecar_args: Vec<String>,
+    /// Envoy's worker threads.
+    pub concurrency: u32,
+    /// The file of `envoy/`.
+    pub bootstrap: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            running: 3,
+            profile: 19,
+            standin_args: vec![],
+            sidecar_args: ["--probe-interval-ms", "500"].map(str::to_owned).to_vec(),
+            concurrency: 2,
+            bootstrap: "envoy.yaml",
+        }
+    }
+}
+
+/// One Odoo stand-in.
+pub struct Node {
+    /// Its name.
+    pub id: String,
+    /// Its ports.
+    pub endpoint: Endpoint,
+    /// Its process, while it runs.
+    pub process: Option<Process>,
+}
+
+/// Everything, on loopback and in a folder of its own. Dropping it ends and removes it all.
+pub struct Stack {
+    /// The nodes, running or not.
+    pub nodes: Vec<Node>,
+    /// The sidecar, while it runs.
+    pub sidecar: Option<Process>,
+    /// Where the sidecar answers.
+    pub sidecar_address: SocketAddr,
+    /// Envoy.
+    pub envoy: Envoy,
+    /// Where Envoy takes requests.
+    pub address: SocketAddr,
+    /// What Envoy was started with.
+    pub bootstrap: Bootstrap,
+    options: Options,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// Starts everything and waits until it is ready.
+    ///
+    /// # Errors
+    /// If anything does not start.
+    pub async fn start(options: Options) -> Result<Self> {
+        Self::start_with(options, |_| {}).await
+    }
+
+    /// Starts everything, with a bootstrap that `change` has changed.
+    ///
+    /// # Errors
+    /// If anything does not start.
+    pub async fn start_with(options: Options, change: impl FnOnce(&mut Bootstrap)) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut nodes = Vec::new();
+        for number in 1..=options.nodes {
+            let endpoint = Endpoint {
+                http: ([127, 0, 0, 1], free_port()?).into(),
+                gevent: ([127, 0, 0, 1], free_port()?).into(),
+            };
+            nodes.push(Node { id: format!("odoo-{number}"), endpoint, process: None });
+        }
+        let sidecar_address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+        for node in nodes.iter_mut().take(options.running) {
+            node.process = Some(start_node(node, &options, &folder).await?);
+        }
+        let sidecar = start_sidecar(sidecar_address, &nodes, &options, &folder).await?;
+
+        let mut bootstrap = Bootstrap::read(options.bootstrap)?;
+        let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+        let endpoints: Vec<Endpoint> = nodes.iter().map(|node| node.endpoint).collect();
+        bootstrap.place(address.port(), free_port()?, &endpoints, sidecar_address);
+        change(&mut bootstrap);
+        let envoy = Envoy::start(&bootstrap, folder.path(), options.concurrency).await?;
+        let mut stack = Self {
+            nodes,
+            sidecar: Some(sidecar),
+            sidecar_address,
+            envoy,
+            address,
+            bootstrap,
+            options,
+            folder,
+        };
+        stack.wait_until_polled().await?;
+        Ok(stack)
+    }
+
+    /// Waits until Envoy's filter has heard from the sidecar: then it knows the nodes.
+    async fn wait_until_polled(&mut self) -> Result<()> {
+        for _ in 0..200 {
+            if self.envoy.stat("wasmcustom.mooring_sidecar_polls").await? > 0 {
+                // Every thread looks at the board once in 100 ms.
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        anyhow::bail!(
+            "the filter has not heard from the sidecar; Envoy printed:\n{}",
+            self.envoy.process.printed()
+        )
+    }
+
+    /// A browser that comes in through Envoy.
+    pub fn browser(&self, connections: &Connections) -> Browser {
+        Browser::new(connections.clone(), self.address)
+    }
+
+    /// Starts a node that is not running.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start_node(&mut self, place: usize) -> Result<()> {
+        let node = self.nodes.get(place).context("no such node")?;
+        let process = start_node(node, &self.options, &self.folder).await?;
+        self.nodes[place].process = Some(process);
+        Ok(())
+    }
+
+    /// Kills a node at once.
+    pub fn kill_node(&mut self, id: &str) {
+        let node = self.nodes.iter_mut().find(|node| node.id == id);
+        node.and_then(|node| node.process.take()).expect("a running node").kill();
+    }
+
+    /// Starts the sidecar, with the state that it left.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start_sidecar(&mut self) -> Result<()> {
+        let sidecar = start_sidecar(self.sidecar_address, &self.nodes, &self.options, &self.folder).await?;
+        self.sidecar = Some(sidecar);
+        Ok(())
+    }
+
+    /// What `mooring nodes --json` prints.
+    ///
+    /// # Errors
+    /// If the command fails.
+    pub fn mooring_nodes(&self) -> Result<Value> {
+        let mut command = Command::new(program("mooring"));
+        command.args(["nodes", "--json", "--sidecar", &self.sidecar_address.to_string()]);
+        let output = command.output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Waits until the sidecar says that a node is in a state.
+    ///
+    /// # Errors
+    /// If that takes more than 20 s.
+    pub async fn wait_for_state(&self, id: &str, state: &str) -> Result<()> {
+        for _ in 0..400 {
+            let report = self.mooring_nodes()?;
+            let nodes = report["nodes"].as_array().context("no nodes")?;
+            if nodes.iter().any(|node| node["id"] == id && node["state"] == state) {
+                // The filter hears of it at once, each of its threads within 100 ms.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("{id} did not become {state}")
+    }
+
+    /// Waits until Envoy's own health checks call this many nodes healthy.
+    ///
+    /// # Errors
+    /// If that takes more than 20 s.
+    pub async fn wait_until_healthy(&self, nodes: u64) -> Result<()> {
+        for _ in 0..400 {
+            if self.envoy.stat("cluster.odoo.membership_healthy").await? == nodes {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("Envoy does not call {nodes} nodes healthy")
+    }
+
+    /// The folder of this stack's files.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_path_buf()
+    }
+}
+
+async fn start_node(node: &Node, options: &Options, folder: &TempDir) -> Result<Process> {
+    let mut command = Command::new(program("odoo-standin"));
+    command.args(["--id", &node.id, "--profile", &options.profile.to_string()]);
+    command.args(["--http", &node.endpoint.http.to_string(), "--gevent", &node.endpoint.gevent.to_string()]);
+    command.arg("--data-dir").arg(folder.path().join(&node.id));
+    command.arg("--shared-dir").arg(folder.path().join("database"));
+    command.args(&options.standin_args);
+    let mut process = Process::start(&node.id, command, &folder.path().join(format!("{}.log", node.id)))?;
+    let http = node.endpoint.http;
+    let healthy = async || browser::get(http, "/web/health").await.ok().filter(|answer| answer.status == 200);
+    process.wait(Duration::from_secs(10), healthy).await?;
+    Ok(process)
+}
+
+async fn start_sidecar(
+    address: SocketAddr,
+    nodes: &[Node],
+    options: &Options,
+    folder: &TempDir,
+) -> Result<Process> {
+    let mut command = Command::new(program("mooring"));
+    command.args(["serve", "--listen", &address.to_string()]);
+    command.arg("--state-dir").arg(folder.path().join("state"));
+    for node in nodes {
+        let Endpoint { http, gevent } = node.endpoint;
+        command.args(["--node", &format!("{}={http},gevent={gevent}", node.id)]);
+    }
+    command.args(&options.sidecar_args);
+    let mut process = Process::start("the sidecar", command, &folder.path().join("sidecar.log"))?;
+    let ready = async || browser::get(address, "/readyz").await.ok().filter(|answer| answer.status == 200);
+    process.wait(Duration::from_secs(10), ready).await?;
+    Ok(process)
+}
+
+/// A Redis server of its own, without persistence.
+///
+/// # Errors
+/// If it cannot be found or does not start.
+pub async fn start_redis(folder: &std::path::Path) -> Result<(Process, SocketAddr)> {
+    let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+    let mut command = Command::new(tools::redis_server()?);
+    command.args([
+        "--port",
+        &address.port().to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]);
+    command.arg("--dir").arg(folder);
+    let mut process = Process::start("redis-server", command, &folder.join("redis.log"))?;
+    process
+        .wait(Duration::from_secs(10), async || tokio::net::TcpStream::connect(address).await.ok())
+        .await?;
+    Ok((process, address))
+}

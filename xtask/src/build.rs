@@ -1,0 +1,107 @@
+//! Builds the filter for Envoy and the programs.
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// What the filter needs of the SDK's callbacks. Envoy calls only what a module exports: without the
+/// rest, no byte of a body and no websocket frame enters the VM, and a request enters it four times
+/// instead of eight.
+const EXPORTS: [&str; 12] = [
+    "memory",
+    "_initialize",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_memory_allocate",
+    "proxy_on_vm_start",
+    "proxy_on_configure",
+    "proxy_on_tick",
+    "proxy_on_context_create",
+    "proxy_on_request_headers",
+    "proxy_on_response_headers",
+    "proxy_on_http_call_response",
+    "proxy_on_delete",
+];
+
+/// What was built.
+pub struct Built {
+    filter: PathBuf,
+    bytes: u64,
+    programs: Vec<PathBuf>,
+}
+
+impl fmt::Display for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} KB)", self.filter.display(), self.bytes / 1000)?;
+        self.programs.iter().try_for_each(|program| write!(f, "\n{}", program.display()))
+    }
+}
+
+/// Builds everything that a user runs.
+pub fn all() -> Result<Built> {
+    cargo(&["build", "--release", "--package", "mooring", "--package", "odoo-standin"])?;
+    filter()
+}
+
+/// Builds the filter.
+pub fn filter() -> Result<Built> {
+    let target = harness::target();
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--package", "mooring-filter", "--target", "wasm32-wasip1", "--profile", "wasm"]);
+    command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", remapped_paths()).current_dir(harness::root());
+    run(&mut command)?;
+    let path = target.join("mooring/mooring.wasm");
+    let bytes = strip(&target.join("wasm32-wasip1/wasm/mooring.wasm"), &path)?;
+    let programs = ["mooring", "odoo-standin"].map(harness::program).to_vec();
+    Ok(Built { filter: path, bytes, programs })
+}
+
+/// Flags that keep this machine's paths out of the module, where panic messages would carry them.
+fn remapped_paths() -> String {
+    let home = env::var("HOME").unwrap_or_default();
+    let cargo = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
+    let registry = Path::new(&cargo).join("registry/src");
+    let registries = fs::read_dir(registry).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pairs = registries.map(|path| (path, "/crates")).chain([(harness::root(), "/mooring")]);
+    pairs
+        .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Keeps the exports that Envoy needs and what they need; returns the module's size.
+fn strip(from: &Path, to: &Path) -> Result<u64> {
+    let bytes = fs::read(from).with_context(|| from.display().to_string())?;
+    let mut config = walrus::ModuleConfig::new();
+    let mut module = config.generate_name_section(false).generate_producers_section(false).parse(&bytes)?;
+    for name in EXPORTS {
+        ensure!(module.exports.iter().any(|export| export.name == name), "the filter does not export {name}");
+    }
+    let unneeded: Vec<_> = module
+        .exports
+        .iter()
+        .filter(|export| !EXPORTS.contains(&export.name.as_str()))
+        .map(|e| e.id())
+        .collect();
+    unneeded.into_iter().for_each(|export| module.exports.delete(export));
+    walrus::passes::gc::run(&mut module);
+    let bytes = module.emit_wasm();
+    fs::create_dir_all(to.parent().context("no folder")?)?;
+    fs::write(to, &bytes)?;
+    Ok(bytes.len() as u64)
+}
+
+/// Runs cargo in the workspace; it prints its own progress.
+pub fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(arguments).current_dir(harness::root()))
+}
+
+/// Runs a command that prints for itself.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}

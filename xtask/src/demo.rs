@@ -1,0 +1,222 @@
+//! `cargo xtask demo`: a visible story with real processes.
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use harness::{
+    browser::{self, Browser, Method, tally},
+    stack::{self, Stack},
+};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{build, report::Story};
+
+#[derive(Args)]
+pub struct Options {
+    /// End after the story; the exit status says whether every step held
+    #[arg(long)]
+    once: bool,
+    /// Print the story's facts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Browsers that log in.
+const BROWSERS: usize = 60;
+
+pub fn run(options: &Options) -> Result<()> {
+    let story = Story::begin(options.json);
+    story.note("building …");
+    build::all()?;
+    harness::tools::envoy()?;
+    // One thread: processes end with the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut hung_up = signal(SignalKind::hangup())?;
+        tokio::select! {
+            result = tell(options, story) => result,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+            _ = terminated.recv() => Ok(()),
+            _ = hung_up.recv() => Ok(()),
+        }
+    })
+}
+
+async fn tell(options: &Options, mut story: Story) -> Result<()> {
+    story.note("starting three Odoo stand-ins, the sidecar with its embedded store, and Envoy …");
+    let mut stack =
+        Stack::start(stack::Options { nodes: 4, running: 3, ..stack::Options::default() }).await?;
+    let http = browser::http1();
+    let mut alice = stack.browser(&http);
+
+    story.tell("Alice logs in", log_in(&mut alice).await);
+    story.tell("her next twenty requests", twenty_requests(&mut alice).await);
+    story.tell("her websocket", websocket(&mut alice).await);
+    story.tell("she sends forged x-mooring headers", forged_headers(&mut alice).await);
+    story.tell("Bob, in the same office, works elsewhere", another_node(&stack, &mut alice).await);
+
+    let mut crowd = Vec::new();
+    story.tell("sixty people log in", crowd_logs_in(&stack, &mut crowd).await);
+    story.tell("odoo-4 joins: nobody moves", node_joins(&mut stack, &mut crowd).await);
+    story.tell("newcomers use odoo-4 as well", newcomers(&stack).await);
+    story.tell("the sidecar is killed: nobody notices", sidecar_killed(&mut stack, &mut crowd).await);
+    story.tell("it is back: still nobody moves", sidecar_back(&mut stack, &mut crowd).await);
+
+    let urls = json!({
+        "odoo": format!("http://{}/web/login", stack.address),
+        "sidecar": format!("http://{}/v1/nodes", stack.sidecar_address),
+        "envoy_admin": format!("http://127.0.0.1:{}", stack.bootstrap.0["admin"]["address"]["socket_address"]["port_value"]),
+    });
+    story.print_json(&urls)?;
+    if options.once {
+        ensure!(story.held(), "not every step held");
+        return Ok(());
+    }
+    if !options.json {
+        let url = |name: &str| urls[name].as_str().unwrap_or_default().to_owned();
+        println!();
+        println!("  Odoo stand-in   {}   (any name; the password is pw-NAME)", url("odoo"));
+        println!(
+            "  nodes           {} nodes --sidecar {}",
+            harness::program("mooring").display(),
+            stack.sidecar_address
+        );
+        println!("  Envoy's admin   {}", url("envoy_admin"));
+        println!("  Ctrl-C ends everything.");
+    }
+    std::future::pending().await
+}
+
+/// Held or not, and what was seen.
+type Outcome = Result<(bool, String)>;
+
+async fn log_in(alice: &mut Browser) -> Outcome {
+    let node = alice.log_in("alice").await?.node().to_owned();
+    Ok((true, format!("on {node}")))
+}
+
+async fn twenty_requests(alice: &mut Browser) -> Outcome {
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        // A fresh connection each: stickiness comes from the cookie.
+        let mut request = alice.over(browser::http1());
+        let answer = request.get("/odoo").await?;
+        alice.sid = request.sid;
+        seen.push((answer.node().to_owned(), answer.login().to_owned()));
+    }
+    let counts = tally(seen);
+    let (node, login) = counts.keys().next().cloned().unwrap_or_default();
+    Ok((
+        counts.len() == 1 && login == "alice",
+        format!("20 of 20 on {node}, as {login}, each over its own connection"),
+    ))
+}
+
+async fn websocket(alice: &mut Browser) -> Outcome {
+    let node = alice.get("/odoo").await?.node().to_owned();
+    let echo = alice.websocket("hello").await?;
+    Ok((echo == format!("{node}:alice:hello"), format!("on the gevent port of the same server: {echo}")))
+}
+
+async fn forged_headers(alice: &mut Browser) -> Outcome {
+    let own = alice.get("/odoo").await?.node().to_owned();
+    // 127.0.0.1:1 in base64, a list, and a key of somebody else's.
+    let forged = [
+        ("x-mooring-upstream", "MTI3LjAuMC4xOjE="),
+        ("x-mooring-next", "127.0.0.1:1"),
+        ("x-mooring-key", "00000000000000000000000000000000"),
+        ("x-mooring-owner", "odoo-3"),
+    ];
+    let answer = alice.request(Method::GET, "/odoo", &forged, "").await?;
+    let seen = answer.header("x-standin-seen");
+    let held =
+        answer.node() == own && answer.status == 200 && !seen.contains("owner") && !seen.contains("next");
+    Ok((held, format!("no effect: still on {own}")))
+}
+
+async fn another_node(stack: &Stack, alice: &mut Browser) -> Outcome {
+    let hers = alice.get("/odoo").await?.node().to_owned();
+    let http = browser::http1();
+    for _ in 0..50 {
+        // The login page of the one address is one server's; a session has a home of its own.
+        let mut bob = stack.browser(&http);
+        bob.sid = Some(browser::random_sid());
+        let node = bob.get("/web/login").await?.node().to_owned();
+        if node != hers {
+            bob.log_in("bob").await?;
+            let nodes: Vec<String> = ten_requests(&mut bob).await?;
+            let all = nodes.iter().all(|other| *other == node);
+            return Ok((all, format!("on {node}, {} of {} requests", nodes.len(), nodes.len())));
+        }
+    }
+    Ok((false, format!("fifty browsers were all sent to {hers}")))
+}
+
+async fn ten_requests(browser: &mut Browser) -> Result<Vec<String>> {
+    let mut nodes = Vec::new();
+    for _ in 0..10 {
+        nodes.push(browser.get("/odoo").await?.node().to_owned());
+    }
+    Ok(nodes)
+}
+
+async fn crowd_logs_in(stack: &Stack, crowd: &mut Vec<(Browser, String)>) -> Outcome {
+    let http = browser::http1();
+    for number in 0..BROWSERS {
+        let mut browser = stack.browser(&http);
+        browser.sid = Some(browser::random_sid());
+        let node = browser.log_in(&format!("user{number}")).await?.node().to_owned();
+        crowd.push((browser, node));
+    }
+    Ok((true, spread(crowd.iter().map(|(_, node)| node.clone()))))
+}
+
+fn spread(nodes: impl Iterator<Item = String>) -> String {
+    let mut counts: Vec<_> = tally(nodes).into_iter().collect();
+    counts.sort();
+    counts.iter().map(|(node, count)| format!("{node}: {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// How many of the crowd are still where they logged in, and still logged in.
+async fn still_there(crowd: &mut [(Browser, String)]) -> Result<usize> {
+    let mut there = 0;
+    for (number, (browser, node)) in crowd.iter_mut().enumerate() {
+        let answer = browser.get("/odoo").await.with_context(|| format!("user{number}"))?;
+        there += usize::from(answer.node() == node && answer.login() == format!("user{number}"));
+    }
+    Ok(there)
+}
+
+async fn node_joins(stack: &mut Stack, crowd: &mut [(Browser, String)]) -> Outcome {
+    stack.start_node(3).await?;
+    stack.wait_for_state("odoo-4", "active").await?;
+    stack.wait_until_healthy(4).await?;
+    let there = still_there(crowd).await?;
+    Ok((there == crowd.len(), format!("{there} of {} on their server and logged in", crowd.len())))
+}
+
+async fn newcomers(stack: &Stack) -> Outcome {
+    let http = browser::http1();
+    let mut nodes = Vec::new();
+    for _ in 0..BROWSERS {
+        let mut browser = stack.browser(&http);
+        browser.sid = Some(browser::random_sid());
+        nodes.push(browser.get("/web/login").await?.node().to_owned());
+    }
+    let held = nodes.iter().any(|node| node == "odoo-4");
+    Ok((held, spread(nodes.into_iter())))
+}
+
+async fn sidecar_killed(stack: &mut Stack, crowd: &mut [(Browser, String)]) -> Outcome {
+    stack.sidecar.take().context("no sidecar")?.kill();
+    let there = still_there(crowd).await?;
+    Ok((there == crowd.len(), format!("{there} of {} on their server and logged in", crowd.len())))
+}
+
+async fn sidecar_back(stack: &mut Stack, crowd: &mut [(Browser, String)]) -> Outcome {
+    stack.start_sidecar().await?;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let there = still_there(crowd).await?;
+    Ok((there == crowd.len(), format!("{there} of {} on their server and logged in", crowd.len())))
+}

@@ -1,0 +1,100 @@
+//! `cargo xtask test`: everything, from a fresh clone.
+
+use std::{process::Command, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use console::style;
+use harness::tools;
+
+use crate::build::{self, cargo};
+
+type Suite = (&'static str, fn() -> Result<()>);
+
+const SUITES: [Suite; 6] = [
+    ("format and lints", lints),
+    ("build", || build::all().map(drop)),
+    ("unit and property tests", || {
+        cargo(&["test", "--release", "--workspace", "--exclude", "mooring-tests", "--exclude", "wasm-host"])
+    }),
+    ("affinity in wasm, under Node.js", affinity_in_wasm),
+    ("the filter under wasmtime", || cargo(&["test", "--release", "--package", "wasm-host"])),
+    ("end to end", end_to_end),
+];
+
+/// Runs every suite, also after one has failed, and says at the end how each went.
+pub fn run() -> Result<()> {
+    let mut results = Vec::new();
+    for (name, suite) in SUITES {
+        println!("\n{}", style(format!("── {name}")).bold());
+        let started = Instant::now();
+        let result = suite();
+        if let Err(error) = &result {
+            eprintln!("{} {error:#}", style("error:").red());
+        }
+        results.push((name, started.elapsed(), result));
+    }
+    println!();
+    for (name, time, result) in &results {
+        let mark = if result.is_ok() { style("✔").green() } else { style("✘").red() };
+        println!(" {mark} {name:<34} {:>5.0} s", time.as_secs_f64());
+    }
+    let failed = results.iter().filter(|(_, _, result)| result.is_err()).count();
+    if failed > 0 {
+        bail!("{failed} of {} suites failed", results.len());
+    }
+    Ok(())
+}
+
+fn lints() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+}
+
+/// The tests that native code passes, in wasm: the two must give the same owners.
+fn affinity_in_wasm() -> Result<()> {
+    if tools::on_path("node").is_none() {
+        tools::apt(&["nodejs"]).context("Node.js is needed")?;
+    }
+    let runner = wasm_bindgen_test_runner()?;
+    let mut command = Command::new(env!("CARGO"));
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "mooring-affinity",
+        "--target",
+        "wasm32-unknown-unknown",
+    ]);
+    command.args(["--test", "golden", "--test", "properties"]);
+    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner).current_dir(harness::root());
+    build::run(&mut command)
+}
+
+/// The runner of the very version of wasm-bindgen that Cargo.lock names: others refuse to run.
+fn wasm_bindgen_test_runner() -> Result<std::path::PathBuf> {
+    let lock = std::fs::read_to_string(harness::root().join("Cargo.lock"))?;
+    let version =
+        lock.split("name = \"wasm-bindgen\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next());
+    let version = version.context("Cargo.lock names no wasm-bindgen")?;
+    let folder = harness::target().join("tools").join(format!("wasm-bindgen-{version}"));
+    let runner = folder.join("bin/wasm-bindgen-test-runner");
+    if !runner.is_file() {
+        let mut install = Command::new(env!("CARGO"));
+        install
+            .args(["install", "--locked", "wasm-bindgen-cli", "--version", version, "--root"])
+            .arg(&folder);
+        // Not this workspace's target: its flags and profiles are not the tool's.
+        install.env("CARGO_TARGET_DIR", harness::target().join("tools/build"));
+        tools::run(&format!("building wasm-bindgen-cli {version} (about two minutes, once)"), install)?;
+    }
+    Ok(runner)
+}
+
+fn end_to_end() -> Result<()> {
+    tools::envoy()?;
+    tools::redis_server()?;
+    if std::env::var_os("MOORING_ODOO").is_none() {
+        println!("{}", style("SKIPPED: tests against a real Odoo; MOORING_ODOO names none").yellow());
+    }
+    cargo(&["test", "--release", "--package", "mooring-tests"])
+}
