@@ -113,5 +113,4 @@ hostcalls! {
     Random = "random_get",
     Environment = "environ_get",
     EnvironmentSizes = "environ_sizes_get",
-    Exit = "proc_exit",
 }

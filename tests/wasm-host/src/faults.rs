@@ -39,9 +39,7 @@ impl Faults {
 fn failures(call: Hostcall) -> &'static [Status] {
     match call {
         Hostcall::GetHeader | Hostcall::GetBuffer | Hostcall::GetShared => &[Status::NotFound],
-        Hostcall::GetProperty => {
-            &[Status::NotFound, Status::SerializationFailure, Status::InternalFailure]
-        }
+        Hostcall::GetProperty => &[Status::NotFound, Status::SerializationFailure, Status::InternalFailure],
         Hostcall::SetShared => &[Status::CasMismatch],
         Hostcall::HttpCall => &[Status::BadArgument, Status::InternalFailure],
         Hostcall::IncrementMetric => &[Status::NotFound, Status::BadArgument],

@@ -98,7 +98,7 @@ fn get_header(mut caller: Caller<'_>, map: u32, key: u32, len: u32, data_to: u32
         let (memory, state) = split(caller)?;
         let mut scratch = std::mem::take(&mut state.scratch);
         let map = Map::of(map).and_then(|map| state.map(map)).ok_or(Status::BadArgument)?;
-        let value = map.get_bytes(slice(memory, key, len)?).ok_or(Status::NotFound)?;
+        let value = map.get(slice(memory, key, len)?).ok_or(Status::NotFound)?;
         scratch.clear();
         scratch.extend_from_slice(value);
         state.scratch = scratch;
@@ -145,14 +145,7 @@ fn remove_header(mut caller: Caller<'_>, map: u32, key: u32, len: u32) -> Answer
     })
 }
 
-fn get_shared(
-    mut caller: Caller<'_>,
-    key: u32,
-    len: u32,
-    data_to: u32,
-    len_to: u32,
-    cas_to: u32,
-) -> Answer {
+fn get_shared(mut caller: Caller<'_>, key: u32, len: u32, data_to: u32, len_to: u32, cas_to: u32) -> Answer {
     hostcall(&mut caller, Hostcall::GetShared, |caller| {
         let (memory, State { world, scratch, .. }) = split(caller)?;
         let cas = {
@@ -199,8 +192,7 @@ fn http_call(
 ) -> Answer {
     hostcall(&mut caller, Hostcall::HttpCall, |caller| {
         let (memory, state) = split(caller)?;
-        let headers =
-            Headers::read_pairs(slice(memory, headers, headers_len)?).ok_or(Status::BadArgument)?;
+        let headers = Headers::read_pairs(slice(memory, headers, headers_len)?).ok_or(Status::BadArgument)?;
         if [":method", ":path", ":authority"].iter().any(|name| headers.get(name).is_none()) {
             return Err(Status::BadArgument.into());
         }

@@ -37,17 +37,22 @@ impl Stream {
         self
     }
 
+    /// Creates the context and shows it nothing.
+    pub fn begin(&mut self) {
+        self.is_begun = true;
+        self.vm.machine().create(self.id);
+    }
+
     /// Creates the context and shows the module the request's headers.
-    pub fn request<V: AsRef<[u8]>>(&mut self, headers: &[(&str, V)]) -> Action {
+    pub fn request<N: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, headers: &[(N, V)]) -> Action {
         self.request_headers_are(Headers::new(headers))
     }
 
     /// The same with headers that are ready.
     pub fn request_headers_are(&mut self, headers: Headers) -> Action {
         let count = headers.len() as u32;
+        self.begin();
         let mut machine = self.vm.machine();
-        self.is_begun = true;
-        machine.create(self.id);
         if let Some(stream) = machine.store.data_mut().streams.get_mut(&self.id) {
             stream.source_address = self.source_address.take();
             open(&mut stream.request, headers);
@@ -58,7 +63,7 @@ impl Stream {
     }
 
     /// Shows the module the response's headers.
-    pub fn response<V: AsRef<[u8]>>(&mut self, headers: &[(&str, V)]) -> Action {
+    pub fn response<N: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, headers: &[(N, V)]) -> Action {
         self.response_headers_are(Headers::new(headers))
     }
 
@@ -87,6 +92,11 @@ impl Stream {
     /// The request's headers, as the module left them.
     pub fn request_headers(&self) -> Headers {
         self.look(|stream| stream.request.headers.clone())
+    }
+
+    /// The response's headers, as the module left them.
+    pub fn response_headers(&self) -> Headers {
+        self.look(|stream| stream.response.headers.clone())
     }
 
     /// Whether the request waits for the module.

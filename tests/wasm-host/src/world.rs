@@ -33,6 +33,10 @@ impl World {
     pub(crate) fn set_now_ms(&self, now_ms: u64) {
         self.now_ns.set(now_ms * 1_000_000);
     }
+
+    pub(crate) fn advance_ms(&self, by: u64) {
+        self.now_ns.set(self.now_ns.get() + by * 1_000_000);
+    }
 }
 
 /// Somebody else replaced the value.
