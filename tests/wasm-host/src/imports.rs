@@ -208,7 +208,6 @@ fn http_call(
             body: slice(memory, body, body_len)?.to_vec(),
             timeout: Duration::from_millis(timeout.into()),
             context: state.current,
-            in_the_name_of: state.speaker(),
         };
         put_u32(memory, token_to, call.token)?;
         state.calls.insert(call.token, call);

@@ -38,8 +38,6 @@ pub struct Call {
     pub timeout: Duration,
     /// The stream, or the root context (1), that was running.
     pub context: u32,
-    /// The context in whose name it was made: if that one ends, nobody gets the answer.
-    pub in_the_name_of: u32,
 }
 
 impl Call {

@@ -1,9 +1,10 @@
 //! What a request costs in the filter, without Envoy: nanoseconds and hostcalls.
 
-use std::{collections::BTreeMap, error::Error, time::Instant};
+use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use affinity::NodeId;
 use affinity::wire::{self, ClaimReply, Owner, OwnerReply};
+use anyhow::Result;
 use clap::Parser;
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
@@ -77,10 +78,19 @@ struct Case {
     hostcalls: BTreeMap<&'static str, f64>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
-    let cases = KINDS.iter().map(|(kind, name)| measure(*kind, name, &arguments));
-    let report = Report { cases: cases.collect::<Result<_, _>>()? };
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wasm-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let cases = KINDS.iter().map(|(kind, name)| measure(*kind, name, arguments));
+    let report = Report { cases: cases.collect::<Result<_>>()? };
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -145,7 +155,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(kind: Kind, nodes: u8) -> Result<Self, Box<dyn Error>> {
+    fn new(kind: Kind, nodes: u8) -> Result<Self> {
         let host = Host::new()?;
         let vm = host.vm(configuration(nodes, kind != Kind::HomeAlone))?;
         vm.tick();
@@ -219,7 +229,7 @@ impl Bench {
     }
 }
 
-fn measure(kind: Kind, name: &'static str, arguments: &Arguments) -> Result<Case, Box<dyn Error>> {
+fn measure(kind: Kind, name: &'static str, arguments: &Arguments) -> Result<Case> {
     let Arguments { slices, requests, nodes, .. } = *arguments;
     let mut bench = Bench::new(kind, nodes)?;
     bench.slice(requests);
