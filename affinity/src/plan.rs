@@ -41,7 +41,7 @@ pub fn plan(membership: &Membership, key: SessionKey, owner: Option<u64>) -> Pla
         .into_iter()
         .find(|wanted| nodes.iter().any(|node| node.state == *wanted))
         .unwrap_or_default();
-    let others = ranking(key, membership, |node| node.state == best);
+    let others = ranking(key, membership, LENGTH, |node| node.state == best);
 
     let reason = match (owner, living_owner) {
         (None, _) => Reason::Home,

@@ -6,16 +6,25 @@
 
 use crate::{Membership, Node, SessionKey};
 
-/// All nodes of `membership` for which `eligible` holds, as places in [`Membership::nodes`], the best
-/// for `key` first. The order of the list of nodes has no influence.
-pub fn ranking(key: SessionKey, membership: &Membership, eligible: impl Fn(&Node) -> bool) -> Vec<usize> {
-    let mut ranked: Vec<(f64, usize)> = Vec::with_capacity(membership.nodes().len());
+/// The nodes of `membership` for which `eligible` holds, as places in [`Membership::nodes`], the best
+/// for `key` first, `most` of them at most. The order of the list of nodes has no influence.
+pub fn ranking(
+    key: SessionKey,
+    membership: &Membership,
+    most: usize,
+    eligible: impl Fn(&Node) -> bool,
+) -> Vec<usize> {
+    let mut ranked: Vec<(f64, usize)> = Vec::with_capacity(most.min(membership.nodes().len()) + 1);
     for (place, (seed, node)) in membership.seeded().enumerate() {
         if eligible(node) {
             // Insertion suits a handful of nodes. Nodes are in the order of their names: among equal
             // scores the first name wins, everywhere.
             let score = score(key, seed, node.weight);
-            ranked.insert(ranked.partition_point(|(better, _)| *better >= score), (score, place));
+            let rank = ranked.iter().position(|(other, _)| *other < score).unwrap_or(ranked.len());
+            if rank < most {
+                ranked.insert(rank, (score, place));
+                ranked.truncate(most);
+            }
         }
     }
     ranked.into_iter().map(|(_, place)| place).collect()

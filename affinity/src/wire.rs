@@ -67,7 +67,7 @@ pub struct ClaimReply {
 pub struct Cursor {
     /// The stream's generation; 0 is no generation, for who has seen nothing yet.
     pub generation: u64,
-    /// The last change seen.
+    /// The last change seen: each change adds one.
     pub position: u64,
 }
 

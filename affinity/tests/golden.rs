@@ -83,7 +83,7 @@ fn rankings() {
             state: NodeState::Active,
         });
         let membership = Membership::new(nodes.collect()).unwrap();
-        let ids: Vec<_> = ranking(vector.key, &membership, |_| true)
+        let ids: Vec<_> = ranking(vector.key, &membership, usize::MAX, |_| true)
             .into_iter()
             .map(|place| membership.nodes()[place].id.to_string())
             .collect();

@@ -108,19 +108,18 @@ impl Board {
 
     /// The owner that some VM learnt, in this era or without the sidecar's knowledge.
     pub(crate) fn recall(&self, key: &SessionKey, era: u64) -> Option<Holding> {
-        let bucket = host::shared(&self.bucket(key)).0?;
-        let entry = bucket.chunks_exact(ENTRY).find(|entry| entry.starts_with(key.as_bytes()))?;
-        let [owner, epoch, expires_ms, learnt_in] = numbers(entry.get(16..)?)?;
-        let holding = Holding { owner: Some(owner), epoch, expires_ms };
-        (learnt_in == era || holding.is_unconfirmed()).then_some(holding)
+        find(&host::shared(&self.bucket(key)).0?, key, era)
     }
 
-    /// Tells the other VMs; the oldest entry of a full bucket goes.
-    pub(crate) fn record(&self, key: &SessionKey, holding: &Holding, era: u64) {
+    /// Tells the other VMs, if they do not know better; the oldest entry of a full bucket goes.
+    pub(crate) fn record(&self, key: &SessionKey, holding: &Holding, era: u64, now_ms: u64) {
         let name = self.bucket(key);
         for _ in 0..CAS_TRIES {
             let (bytes, cas) = host::shared(&name);
             let bytes = bytes.unwrap_or_default();
+            if find(&bytes, key, era).is_some_and(|known| !holding.supersedes(&known, now_ms)) {
+                return;
+            }
             let others = bytes.chunks_exact(ENTRY).filter(|entry| !entry.starts_with(key.as_bytes()));
             let mut bucket = Vec::with_capacity(ENTRY * PLACES);
             if let Some(owner) = holding.owner {
@@ -145,6 +144,14 @@ impl Board {
 
 /// A key and four numbers.
 const ENTRY: usize = 16 + 4 * 8;
+
+/// The entry of a key in a bucket, unless it was learnt in another era and may be stale.
+fn find(bucket: &[u8], key: &SessionKey, era: u64) -> Option<Holding> {
+    let entry = bucket.chunks_exact(ENTRY).find(|entry| entry.starts_with(key.as_bytes()))?;
+    let [owner, epoch, expires_ms, learnt_in] = numbers(entry.get(16..)?)?;
+    let holding = Holding { owner: Some(owner), epoch, expires_ms };
+    (learnt_in == era || holding.is_unconfirmed()).then_some(holding)
+}
 
 fn encode(progress: &Progress) -> Vec<u8> {
     let Progress { cursor, era, membership, polled_ms, poller, poller_until_ms } = *progress;

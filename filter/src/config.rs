@@ -18,7 +18,8 @@ pub struct Config {
     pub sidecar_timeout_ms: u32,
     /// The nodes, until the sidecar tells its own.
     pub nodes: Membership,
-    /// How many proxies in front of Envoy are believed about the client's address: 0 to 32.
+    /// How many proxies in front of Envoy are believed about the client's address: 0 to 32. At 0 the
+    /// client is whom Envoy takes for it, which its own `xff_num_trusted_hops` governs.
     pub trusted_proxies: u8,
     /// How many leading bits of an IPv6 address name a client: 1 to 128.
     pub ipv6_prefix: u8,

@@ -11,7 +11,7 @@
 //! | `board` | what the VMs of one Envoy share |
 //! | `sidecar` | calls to the sidecar, and when not to make them |
 //! | `metrics` | counters and gauges, flushed on ticks |
-//! | `host` | hostcalls that cannot panic |
+//! | `host` | hostcalls |
 //!
 //! Decisions themselves (keys, rankings, plans) are `affinity`'s.
 
@@ -34,6 +34,6 @@ mod entry {
     #![allow(missing_docs)]
 
     proxy_wasm::main! {{
-        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
+        proxy_wasm::set_root_context(|_| Box::new(crate::root::Root::new()));
     }}
 }

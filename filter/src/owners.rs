@@ -24,8 +24,25 @@ impl Holding {
         Self { owner: Some(owner), epoch, expires_ms: now_ms + OWNER_TTL_MS }
     }
 
+    /// An owner of whom the sidecar has yet to hear, to be asked about soon: until then somebody else
+    /// may have claimed the session. `u64::MAX` for `now_ms` means that there is nobody to ask.
+    pub(crate) fn unconfirmed(owner: u64, now_ms: u64) -> Self {
+        Self { owner: Some(owner), epoch: 0, expires_ms: now_ms.saturating_add(NOBODY_TTL_MS) }
+    }
+
     pub(crate) fn nobody(now_ms: u64) -> Self {
         Self { owner: None, epoch: 0, expires_ms: now_ms + NOBODY_TTL_MS }
+    }
+
+    /// Whether this is to take the place of `old`: answers may arrive in another order than they were
+    /// given in. A later epoch wins over an earlier one; that nobody owns a session counts only once
+    /// what was known has run out, and never against an owner that nobody else can know of yet.
+    pub(crate) fn supersedes(&self, old: &Self, now_ms: u64) -> bool {
+        match (self.owner, old.owner) {
+            (_, None) => true,
+            (None, Some(_)) => old.expires_ms <= now_ms && !old.is_unconfirmed(),
+            (Some(_), Some(_)) => self.epoch >= old.epoch,
+        }
     }
 
     /// Whether the sidecar has yet to hear of this owner. Such a holding is no copy of anything and
@@ -103,9 +120,32 @@ mod tests {
         let mut table = OwnerTable::new(16);
         table.set(key(1), Holding::owned(7, 3, 0));
         table.set(key(2), Holding::nobody(0));
-        table.set(key(3), Holding::owned(7, 0, 0));
+        table.set(key(3), Holding::unconfirmed(7, 0));
         table.reset();
         assert_eq!([1, 2, 3].map(|n| table.get(&key(n)).is_some()), [false, false, true]);
+    }
+
+    #[test]
+    fn late_answers_undo_nothing() {
+        let now = 1_000;
+        let (first, second) = (Holding::owned(7, 1, now), Holding::owned(8, 2, now));
+        let (nobody, unconfirmed) = (Holding::nobody(now), Holding::unconfirmed(9, now));
+        for (new, old, expected) in [
+            (second, first, true),
+            (first, second, false),
+            (first, first, true),
+            (first, nobody, true),
+            (nobody, first, false),
+            (first, unconfirmed, true),
+            (unconfirmed, first, false),
+            (unconfirmed, nobody, true),
+            (nobody, unconfirmed, false),
+        ] {
+            assert_eq!(new.supersedes(&old, now), expected, "{new:?} after {old:?}");
+        }
+        let later = now + OWNER_TTL_MS;
+        assert!(nobody.supersedes(&first, later), "a record that ran out may be gone");
+        assert!(!nobody.supersedes(&unconfirmed, later));
     }
 
     #[test]

@@ -31,7 +31,6 @@ const POLL_WAIT_MS: u32 = 20_000;
 const CLAIMS_A_TICK: usize = 64;
 
 pub(crate) struct Root {
-    id: u32,
     /// This VM's name on the board.
     name: u64,
     state: Option<Rc<State>>,
@@ -43,10 +42,10 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    pub(crate) fn new(id: u32) -> Self {
+    pub(crate) fn new() -> Self {
         // Two VMs that start in the same nanosecond would both poll: wasteful, not wrong.
         let name = host::now_ns();
-        Self { id, name, state: None, poll_age: None, poll: None, claims: RefCell::default(), polled_ms: 0 }
+        Self { name, state: None, poll_age: None, poll: None, claims: RefCell::default(), polled_ms: 0 }
     }
 
     /// Brings this VM to what the board says.
@@ -122,7 +121,7 @@ impl Root {
             state.board.clear_changes();
         } else {
             for change in &reply.changes {
-                state.board.record(&change.key, &state.holding_of(change), progress.era);
+                state.board.record(&change.key, &state.holding_of(change), progress.era, state.now_ms.get());
             }
             state.board.add_changes(&reply.changes);
         }
@@ -149,7 +148,7 @@ impl Root {
         while under_way.len() < CLAIMS_A_TICK {
             let Some(claim) = waiting.pop_front() else { return };
             count(&state.metrics.claims);
-            match sidecar.claim(self.id, &claim) {
+            match sidecar.claim(&claim) {
                 Ok(token) => under_way.push((token, claim)),
                 Err(_) => {
                     sidecar.failed(state.now_ms.get());
@@ -161,10 +160,10 @@ impl Root {
 }
 
 impl Context for Root {
-    fn on_http_call_response(&mut self, token: u32, _headers: usize, _body: usize, _trailers: usize) {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, _body: usize, _trailers: usize) {
         let Some(state) = self.state.clone() else { return };
         let Some(sidecar) = &state.sidecar else { return };
-        let answer = sidecar.answer(self.id);
+        let answer = host::call_answer(headers);
         if self.poll == Some(token) {
             self.poll = None;
             match answer.and_then(|body| wire::decode(&body)) {
@@ -181,7 +180,7 @@ impl Context for Root {
                 None => {
                     count(&state.metrics.claim_failures);
                     sidecar.failed(state.now_ms.get());
-                    state.keep_claim(claim);
+                    state.claim_later(claim);
                 }
             }
         }
@@ -192,7 +191,7 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         match Config::parse(&host::plugin_configuration()) {
             Ok(config) => {
-                self.state = Some(Rc::new(State::new(self.id, config, host::now_ms())));
+                self.state = Some(Rc::new(State::new(config, host::now_ms())));
                 self.poll_age = Some(PollAge::define());
                 hostcalls::set_tick_period(TICK).is_ok()
             }
@@ -221,9 +220,9 @@ impl RootContext for Root {
         state.flush_metrics();
     }
 
-    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
         // Envoy gives no request to a filter whose configuration was refused.
-        self.state.clone().map(|state| Box::new(Stream::new(context_id, state)) as Box<dyn HttpContext>)
+        self.state.clone().map(|state| Box::new(Stream::new(state)) as Box<dyn HttpContext>)
     }
 
     fn get_type(&self) -> Option<ContextType> {

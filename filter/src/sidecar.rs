@@ -18,15 +18,13 @@ const LONGEST_PAUSE_MS: u64 = 4_000;
 pub(crate) struct Sidecar {
     cluster: String,
     timeout: Duration,
-    root: u32,
     failures: Cell<u32>,
     paused_until_ms: Cell<u64>,
 }
 
 impl Sidecar {
-    /// `root` is the root context, in whose name calls are made.
-    pub(crate) fn new(cluster: String, timeout: Duration, root: u32) -> Self {
-        Self { cluster, timeout, root, failures: Cell::default(), paused_until_ms: Cell::default() }
+    pub(crate) fn new(cluster: String, timeout: Duration) -> Self {
+        Self { cluster, timeout, failures: Cell::default(), paused_until_ms: Cell::default() }
     }
 
     /// Whether it is worth asking. After a failure it is left alone for a while, each time longer:
@@ -49,45 +47,32 @@ impl Sidecar {
         }
     }
 
-    /// Asks who owns `key`; the answer comes to `context`.
-    pub(crate) fn look_up(&self, context: u32, key: &SessionKey) -> Result<u32, Status> {
-        self.call(context, "GET", &format!("/v1/owners/{key}"), None, self.timeout)
+    /// Asks who owns `key`; the answer comes to the context that asks.
+    pub(crate) fn look_up(&self, key: &SessionKey) -> Result<u32, Status> {
+        self.call("GET", &format!("/v1/owners/{key}"), None, self.timeout)
     }
 
-    /// Claims a session; the answer comes to `context`.
-    pub(crate) fn claim(&self, context: u32, claim: &Claim) -> Result<u32, Status> {
-        self.call(context, "POST", "/v1/claims", Some(&wire::encode(claim)), self.timeout)
+    /// Claims a session; the answer comes to the context that asks.
+    pub(crate) fn claim(&self, claim: &Claim) -> Result<u32, Status> {
+        self.call("POST", "/v1/claims", Some(&wire::encode(claim)), self.timeout)
     }
 
-    /// Asks for changes; the answer comes to the root context when there are some, or after
-    /// `wait_ms`.
+    /// Asks for changes; the answer comes when there are some, or after `wait_ms`.
     pub(crate) fn watch(&self, query: &WatchQuery) -> Result<u32, Status> {
         let WatchQuery { generation, position, membership, wait_ms } = *query;
         let path = format!(
             "/v1/watch?generation={generation}&position={position}&membership={membership}&wait_ms={wait_ms}"
         );
         let patience = Duration::from_millis(u64::from(wait_ms)) + Duration::from_secs(3);
-        self.call(self.root, "GET", &path, None, patience)
+        self.call("GET", &path, None, patience)
     }
 
-    fn call(
-        &self,
-        context: u32,
-        method: &str,
-        path: &str,
-        body: Option<&[u8]>,
-        timeout: Duration,
-    ) -> Result<u32, Status> {
+    fn call(&self, method: &str, path: &str, body: Option<&[u8]>, timeout: Duration) -> Result<u32, Status> {
         let mut headers = vec![(":method", method), (":path", path), (":authority", "mooring")];
         if body.is_some() {
             headers.push(("content-type", wire::CONTENT_TYPE));
         }
-        host::call(self.root, context, &self.cluster, headers, body, timeout)
-    }
-
-    /// The body of the answer at hand, if it was a good one.
-    pub(crate) fn answer(&self, context: u32) -> Option<Vec<u8>> {
-        host::call_answer(self.root, context)
+        host::call(&self.cluster, headers, body, timeout)
     }
 }
 
@@ -97,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_failing_sidecar_is_left_alone_longer_and_longer() {
-        let sidecar = Sidecar::new("mooring".into(), Duration::from_millis(250), 1);
+        let sidecar = Sidecar::new("mooring".into(), Duration::from_millis(250));
         let mut now = 1_000;
         let mut pauses = vec![];
         for _ in 0..8 {

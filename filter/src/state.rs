@@ -39,9 +39,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(root: u32, config: Config, now_ms: u64) -> Self {
-        let sidecar =
-            config.sidecar_cluster.clone().map(|name| Sidecar::new(name, config.sidecar_timeout(), root));
+    pub(crate) fn new(config: Config, now_ms: u64) -> Self {
+        let sidecar = config.sidecar_cluster.clone().map(|name| Sidecar::new(name, config.sidecar_timeout()));
         let board = Board::new(config.sidecar_cluster.as_deref().unwrap_or_default());
         // After a VM was replaced, the others already know better than the configuration.
         let nodes = sidecar.as_ref().and_then(|_| board.nodes()).unwrap_or_else(|| config.nodes.clone());
@@ -78,12 +77,19 @@ impl State {
         holding.expires_ms > self.now_ms.get()
     }
 
-    /// Remembers a holding, for the other VMs too if it names an owner.
-    pub(crate) fn learn(&self, key: SessionKey, holding: Holding) {
-        self.owners.borrow_mut().set(key, holding);
-        if holding.owner.is_some() {
-            self.board.record(&key, &holding, self.era.get());
+    /// Remembers a holding, for the other VMs too if it names an owner, unless better is known.
+    /// Returns what is known then.
+    pub(crate) fn learn(&self, key: SessionKey, holding: Holding) -> Holding {
+        let now = self.now_ms.get();
+        let mut owners = self.owners.borrow_mut();
+        if let Some(known) = owners.get(&key).filter(|known| !holding.supersedes(known, now)) {
+            return known;
         }
+        owners.set(key, holding);
+        if holding.owner.is_some() {
+            self.board.record(&key, &holding, self.era.get(), now);
+        }
+        holding
     }
 
     /// Remembers whom the sidecar named as owner in answer to a claim.
@@ -94,7 +100,13 @@ impl State {
 
     /// Applies a change that the directory announced to this VM's table.
     pub(crate) fn apply(&self, change: &Change) {
-        self.owners.borrow_mut().set(change.key, self.holding_of(change));
+        let (holding, mut owners) = (self.holding_of(change), self.owners.borrow_mut());
+        let known = owners.get(&change.key);
+        // That a session has no owner any more is said by the directory alone.
+        if holding.owner.is_none() || known.is_none_or(|known| holding.supersedes(&known, self.now_ms.get()))
+        {
+            owners.set(change.key, holding);
+        }
     }
 
     /// What a change means now.
@@ -112,8 +124,17 @@ impl State {
         count(&self.metrics.resets);
     }
 
+    /// Lets this Envoy know an owner now, and the sidecar when it can be asked.
+    pub(crate) fn claim_later(&self, claim: Claim) {
+        let now = if self.sidecar.is_some() { self.now_ms.get() } else { u64::MAX };
+        self.learn(claim.key, Holding::unconfirmed(claim.node.seed(), now));
+        if self.sidecar.is_some() {
+            self.keep_claim(claim);
+        }
+    }
+
     /// Keeps a claim for when the sidecar is back.
-    pub(crate) fn keep_claim(&self, claim: Claim) {
+    fn keep_claim(&self, claim: Claim) {
         let mut waiting = self.waiting_claims.borrow_mut();
         if waiting.len() >= WAITING_CLAIMS {
             waiting.pop_front();

