@@ -125,11 +125,12 @@ impl Stream {
     /// The key of a client without a session.
     fn address_key(&self) -> SessionKey {
         let config = &self.state.config;
-        let address = match config.trusted_proxies {
-            0 => host::source_address().and_then(|peer| peer_address(&peer)),
-            proxies => host::header(MapType::HttpRequestHeaders, "x-forwarded-for")
-                .and_then(|chain| client_address(&chain, proxies)),
+        let forwarded = || {
+            let chain = host::header(MapType::HttpRequestHeaders, "x-forwarded-for")?;
+            client_address(&chain, config.trusted_proxies)
         };
+        let behind_proxies = if config.trusted_proxies > 0 { forwarded() } else { None };
+        let address = behind_proxies.or_else(|| peer_address(&host::source_address()?));
         // Clients on a Unix socket have no address and share a home.
         let address = address.unwrap_or(core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED));
         SessionKey::of_address(address, config.ipv6_prefix)

@@ -201,7 +201,11 @@ fn a_claim_outlives_its_stream() {
     let (token, claim) = claim_of(&vm);
     stream.end();
     vm.answer(token, 200, granted(claim.node.as_str()));
-    assert!(visit(&vm, &sid).is_request_paused(), "not learnt, so it is asked for");
+    let owner = Some(claim.node.as_str());
+    assert_eq!(Routing::of(&visit(&vm, &sid)), Routing::of_owner(&sid, owner), "learnt, but not confirmed");
+    // Nobody waits for that answer, so the claim is made again.
+    pass(&host, &[&vm], 200);
+    assert_eq!(claim_of(&vm).1, claim);
 }
 
 #[test]

@@ -77,7 +77,6 @@ fn logins_during_an_outage_are_claimed_afterwards() {
 }
 
 #[test]
-#[ignore = "the SDK panics when the headers of an answer that there is none of are read"]
 fn a_call_that_is_reset_is_a_failure() {
     let host = Host::new().unwrap();
     let vm = host.vm(with_sidecar()).unwrap();
@@ -91,7 +90,6 @@ fn a_call_that_is_reset_is_a_failure() {
 }
 
 #[test]
-#[ignore = "the claim is lost with its stream"]
 fn a_claim_that_fails_after_its_stream_ended_is_kept() {
     let host = Host::new().unwrap();
     let vm = host.vm(with_sidecar()).unwrap();

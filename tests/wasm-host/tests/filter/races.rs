@@ -9,7 +9,6 @@ use crate::support::{
 };
 
 #[test]
-#[ignore = "an older epoch replaces a newer one"]
 fn a_late_answer_does_not_undo_a_change() {
     let host = Host::new().unwrap();
     let (first, _second) = two_vms(&host);
@@ -25,7 +24,6 @@ fn a_late_answer_does_not_undo_a_change() {
 }
 
 #[test]
-#[ignore = "that nobody owned it replaces who owns it now"]
 fn a_late_nobody_does_not_undo_a_claim() {
     let host = Host::new().unwrap();
     let vm = host.vm(with_sidecar()).unwrap();
@@ -47,7 +45,6 @@ fn a_late_nobody_does_not_undo_a_claim() {
 }
 
 #[test]
-#[ignore = "an owner that nobody confirmed is believed for an hour"]
 fn what_was_never_confirmed_is_asked_for_soon() {
     let host = Host::new().unwrap();
     let (first, second) = two_vms(&host);
@@ -68,7 +65,6 @@ fn what_was_never_confirmed_is_asked_for_soon() {
 }
 
 #[test]
-#[ignore = "a look-up's answer is taken for the claim's"]
 fn an_answer_belongs_to_its_own_call() {
     let host = Host::new().unwrap();
     let vm = host.vm(with_sidecar()).unwrap();

@@ -91,6 +91,7 @@ impl Chaos {
         let Some(call) = calls.get(self.random.random_range(0..calls.len().max(1))) else { return };
         match self.random.random_range(0..10) {
             0 => vm.answer(call.token, 503, b"no healthy upstream"),
+            4 => vm.reset_call(call.token),
             1 => {
                 let rubbish = self.bytes(200);
                 vm.answer(call.token, 200, rubbish);

@@ -70,7 +70,7 @@ fn who_has_no_session_is_placed_by_address() {
         let key = SessionKey::of_address(address.parse().unwrap(), 64);
         Routing::planned(&nodes(), key, None, Port::Http)
     };
-    let forwarded = [(":path", "/"), ("x-forwarded-for", "203.0.113.9, 198.51.100.2")];
+    let forwarded = [(":path", "/"), ("x-forwarded-for", "203.0.113.9, 198.51.100.2, 10.0.0.1")];
     let direct = vm(NODES_ONLY);
     assert_eq!(of_address(&direct, Some("198.51.100.7:1234"), &forwarded), planned("198.51.100.7"));
     assert_eq!(of_address(&direct, Some("[2001:db8::7]:1234"), &forwarded), planned("2001:db8::1"));
