@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{browser, process::Process, root, tools};
+use crate::{browser, process::Process, root};
 
 /// A bootstrap of `envoy/` as JSON, to be changed in places.
 #[derive(Clone, Debug)]
@@ -87,17 +87,22 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts an Envoy with `bootstrap` and waits until it is live. `folder` gets its configuration
-    /// and its log, `concurrency` is its number of worker threads.
+    /// Starts the Envoy `program` with `bootstrap` and waits until it is live. `folder` gets its
+    /// configuration and its log, `concurrency` is its number of worker threads.
     ///
     /// # Errors
-    /// If it cannot be found or does not start.
-    pub async fn start(bootstrap: &Bootstrap, folder: &Path, concurrency: u32) -> Result<Self> {
+    /// If it does not start.
+    pub async fn start(
+        program: &Path,
+        bootstrap: &Bootstrap,
+        folder: &Path,
+        concurrency: u32,
+    ) -> Result<Self> {
         let admin = &bootstrap.0["admin"]["address"]["socket_address"]["port_value"];
         let admin: SocketAddr = ([127, 0, 0, 1], u16::try_from(admin.as_u64().unwrap_or_default())?).into();
         let config = folder.join(format!("envoy-{}.json", admin.port()));
         fs::write(&config, bootstrap.0.to_string())?;
-        let mut command = Command::new(tools::envoy()?);
+        let mut command = Command::new(program);
         command.arg("-c").arg(&config).args(["--concurrency", &concurrency.to_string()]);
         command.args(["--disable-hot-restart", "--log-level", "warning"]);
         let log = folder.join(format!("envoy-{}.log", admin.port()));

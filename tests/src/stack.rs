@@ -30,6 +30,8 @@ pub struct Options {
     pub concurrency: u32,
     /// The file of `envoy/`.
     pub bootstrap: &'static str,
+    /// A version of Envoy; none: the one at hand.
+    pub envoy_version: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             sidecar_args: ["--probe-interval-ms", "500"].map(str::to_owned).to_vec(),
             concurrency: 2,
             bootstrap: "envoy.yaml",
+            envoy_version: None,
         }
     }
 }
@@ -103,12 +106,13 @@ impl Stack {
         }
         let sidecar = start_sidecar(sidecar_address, &nodes, &options, &folder).await?;
 
+        let program = options.envoy_version.map_or_else(tools::envoy, tools::envoy_of_version)?;
         let mut bootstrap = Bootstrap::read(options.bootstrap)?;
         let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
         let endpoints: Vec<Endpoint> = nodes.iter().map(|node| node.endpoint).collect();
         bootstrap.place(address.port(), free_port()?, &endpoints, sidecar_address);
         change(&mut bootstrap);
-        let envoy = Envoy::start(&bootstrap, folder.path(), options.concurrency).await?;
+        let envoy = Envoy::start(&program, &bootstrap, folder.path(), options.concurrency).await?;
         let mut stack = Self {
             nodes,
             sidecar: Some(sidecar),
@@ -119,7 +123,10 @@ impl Stack {
             options,
             folder,
         };
-        stack.wait_until_polled().await?;
+        let configuration = stack.bootstrap.wasm()["configuration"]["value"].to_string();
+        if configuration.contains("sidecar_cluster") {
+            stack.wait_until_polled().await?;
+        }
         Ok(stack)
     }
 
