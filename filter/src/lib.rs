@@ -28,12 +28,14 @@ mod sidecar;
 mod state;
 mod stream;
 
-/// Where Envoy enters. Only in wasm: natively the crate is a library for its tests.
+/// Tells the SDK how a VM begins. Envoy enters here; natively the crate is a library for its tests.
+pub fn start() {
+    proxy_wasm::set_root_context(|_| Box::new(root::Root::new()));
+}
+
 #[cfg(target_arch = "wasm32")]
 mod entry {
     #![allow(missing_docs)]
 
-    proxy_wasm::main! {{
-        proxy_wasm::set_root_context(|_| Box::new(crate::root::Root::new()));
-    }}
+    proxy_wasm::main! {{ crate::start(); }}
 }

@@ -62,10 +62,9 @@ impl Root {
             state.cursor.set(progress.cursor);
             state.era.set(progress.era);
         }
-        if progress.membership != 0 && progress.membership != state.router.borrow().digest() {
-            if let Some(nodes) = state.board.nodes() {
-                *state.router.borrow_mut() = Router::new(nodes);
-            }
+        let is_news = progress.membership != 0 && progress.membership != state.router.borrow().digest();
+        if is_news && let Some(nodes) = state.board.nodes() {
+            *state.router.borrow_mut() = Router::new(nodes);
         }
         if let (Some(sidecar), true) = (&state.sidecar, progress.polled_ms != self.polled_ms) {
             self.polled_ms = progress.polled_ms;

@@ -121,7 +121,7 @@ pub(crate) fn new_sid(profile: Profile) -> String {
     rand::fill(&mut random[..]);
     match profile {
         Profile::V16 => hex::encode(random.split_at(20).0),
-        Profile::V18 | Profile::V19 => URL_SAFE_NO_PAD.encode(&random),
+        Profile::V18 | Profile::V19 => URL_SAFE_NO_PAD.encode(random),
     }
 }
 
