@@ -48,15 +48,19 @@ pub fn all() -> Result<Built> {
 
 /// Builds the filter.
 pub fn filter() -> Result<Built> {
-    let target = harness::target();
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--package", "mooring-filter", "--target", "wasm32-wasip1", "--profile", "wasm"]);
-    command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", remapped_paths()).current_dir(harness::root());
-    run(&mut command)?;
-    let path = target.join("mooring/mooring.wasm");
-    let bytes = strip(&target.join("wasm32-wasip1/wasm/mooring.wasm"), &path)?;
+    let path = harness::target().join("mooring/mooring.wasm");
+    let bytes = module("mooring-filter", "mooring", &path)?;
     let programs = ["mooring", "odoo-standin"].map(harness::program).to_vec();
     Ok(Built { filter: path, bytes, programs })
+}
+
+/// Builds the proxy-wasm module `name` of a package as Envoy is to load it; returns its size.
+pub fn module(package: &str, name: &str, to: &Path) -> Result<u64> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--package", package, "--target", "wasm32-wasip1", "--profile", "wasm"]);
+    command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", remapped_paths()).current_dir(harness::root());
+    run(&mut command)?;
+    strip(&harness::target().join("wasm32-wasip1/wasm").join(name).with_extension("wasm"), to)
 }
 
 /// Flags that keep this machine's paths out of the module, where panic messages would carry them.

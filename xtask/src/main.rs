@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod report;
@@ -25,6 +26,8 @@ enum Command {
     Demo(demo::Options),
     /// Run every test; what is missing is installed
     Test,
+    /// Measure Mooring beside bare Envoy, a filter that does nothing, and what else sticks sessions
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Build => build::all().map(|built| println!("{built}")),
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),
+        Command::Bench(options) => bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
