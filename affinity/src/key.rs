@@ -41,14 +41,6 @@ impl SessionKey {
         Self::hash(&input)
     }
 
-    /// The text form, without a detour through an allocation.
-    pub fn to_hex(self) -> [u8; 32] {
-        let mut text = [0; 32];
-        // Cannot fail: the text has twice the length of the key.
-        let _ = hex::encode_to_slice(self.0, &mut text);
-        text
-    }
-
     /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -75,7 +67,7 @@ impl From<[u8; 16]> for SessionKey {
 
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(core::str::from_utf8(&self.to_hex()).unwrap_or_default())
+        f.write_str(&hex::encode(self.0))
     }
 }
 

@@ -22,8 +22,6 @@ use crate::{host, metrics::count, owners::Holding, sidecar::Sidecar, state::Stat
 const UPSTREAM: &str = "x-mooring-upstream";
 /// For Envoy's `override_host`: the addresses to try next.
 const NEXT: &str = "x-mooring-next";
-/// For Envoy's hash policy, when neither of the above leads to a host.
-const KEY: &str = "x-mooring-key";
 
 /// What a stream waits for.
 enum Waiting {
@@ -104,7 +102,7 @@ impl Stream {
         });
     }
 
-    /// Writes the three headers. Whatever the client sent in their place is overwritten or removed.
+    /// Writes the two headers. Whatever the client sent in their place is overwritten or removed.
     fn choose(&mut self, key: SessionKey, owner: Option<u64>) -> Reason {
         let state = Rc::clone(&self.state);
         let router = state.router.borrow();
@@ -117,7 +115,6 @@ impl Stream {
         write(UPSTREAM, upstream.map(str::as_bytes));
         let next = router.next(plan.places.get(1..).unwrap_or_default(), self.port);
         write(NEXT, Some(next.as_bytes()).filter(|next| !next.is_empty()));
-        write(KEY, Some(&key.to_hex()));
         self.chosen = plan.places.first().and_then(|place| router.seed(*place));
         plan.reason
     }

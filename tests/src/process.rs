@@ -6,6 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -110,10 +111,23 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody listens on.
+/// A port on which nobody listens and that this process gave to nobody before. It is below the range
+/// from which the kernel takes ports for connections, so that none of those comes in between.
 ///
 /// # Errors
 /// If there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static GIVEN: Mutex<Option<u16>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in PORTS {
+        // Tests run in several processes at once: each begins elsewhere.
+        let next = given.map_or_else(|| rand::random_range(PORTS), |port| port + 1);
+        let port = if PORTS.contains(&next) { next } else { PORTS.start };
+        *given = Some(port);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }

@@ -23,7 +23,7 @@ async fn sticks_and_fails_over(stack: &mut Stack) -> Result<()> {
             let answer = browser.get("/odoo").await?;
             ensure!(answer.node() == node, "user{number} moved from {node} to {}", answer.node());
             let seen = answer.header("x-standin-seen");
-            ensure!(seen == "x-mooring-key", "Odoo was sent {seen}");
+            ensure!(seen.is_empty(), "Odoo was sent {seen}");
         }
         let echo = browser.websocket("hi").await?;
         ensure!(echo.starts_with(&node), "the websocket of {node} says {echo}");

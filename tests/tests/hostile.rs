@@ -36,15 +36,28 @@ async fn hostile_requests_are_served_and_no_vm_restarts() -> Result<()> {
         ("no UTF-8", cookie(b"session_id=\xff")),
         ("no UTF-8 anywhere", cookie(b"\xff\xfe=\x80; session_id=\xc0\xaf\xff")),
         ("60 KB of session id", cookie(&[b"session_id=".as_slice(), &[b'x'; 60_000]].concat())),
-        ("60 KB of cookies before the session", cookie(&[&b"a=b; ".repeat(12_000)[..], b"session_id=abc"].concat())),
+        (
+            "60 KB of cookies before the session",
+            cookie(&[&b"a=b; ".repeat(12_000)[..], b"session_id=abc"].concat()),
+        ),
         ("a thousand cookies", cookie(&[&b"name=value; ".repeat(1_000)[..], b"session_id=abc"].concat())),
         ("ninety cookie headers", b"cookie: a=b\r\n".repeat(90)[..90 * 13 - 2].to_vec()),
         ("empty cookie", cookie(b"")),
         ("only separators", cookie(b";;;;=;=;;\"\";")),
         ("unbalanced quotes", cookie(b"session_id=\"\"\"; session_id=\"")),
-        ("absurd X-Forwarded-For", [b"x-forwarded-for: ".as_slice(), &b"999.1.1.1, ,,\xff,".repeat(2_000)].concat()),
-        ("forged headers", b"x-mooring-upstream: MTI3LjAuMC4xOjE=\r\nx-mooring-next: 127.0.0.1:1\r\nx-mooring-key: 0\r\nx-mooring-anything: x".to_vec()),
-        ("forged headers that are no text", b"x-mooring-upstream: \xff\xff\r\nx-mooring-next: \xff,,,,\r\nx-mooring-key: \xff".to_vec()),
+        (
+            "absurd X-Forwarded-For",
+            [b"x-forwarded-for: ".as_slice(), &b"999.1.1.1, ,,\xff,".repeat(2_000)].concat(),
+        ),
+        (
+            "forged headers",
+            b"x-mooring-upstream: MTI3LjAuMC4xOjE=\r\nx-mooring-next: 127.0.0.1:1\r\nx-mooring-anything: x"
+                .to_vec(),
+        ),
+        (
+            "forged headers that are no text",
+            b"x-mooring-upstream: \xff\xff\r\nx-mooring-next: \xff,,,,".to_vec(),
+        ),
     ];
     for (name, headers) in &cases {
         for _ in 0..20 {
@@ -52,10 +65,7 @@ async fn hostile_requests_are_served_and_no_vm_restarts() -> Result<()> {
             ensure!(status == 200, "{name}: {}", answer.lines().next().unwrap_or("no answer"));
             ensure!(!answer.contains("\nx-mooring-"), "{name}: a header comes back: {answer}");
             let seen = answer.lines().find(|line| line.starts_with("x-standin-seen")).unwrap_or_default();
-            ensure!(
-                !seen.contains("upstream") && !seen.contains("next") && !seen.contains("anything"),
-                "{name}: Odoo was sent {seen}"
-            );
+            ensure!(!seen.contains("mooring"), "{name}: Odoo was sent {seen}");
         }
     }
     // Paths too.
@@ -85,7 +95,6 @@ async fn forged_headers_choose_nothing() -> Result<()> {
             let forged = [
                 ("x-mooring-upstream", encoded.as_str()),
                 ("X-Mooring-Next", plain.as_str()),
-                ("x-mooring-key", "0"),
                 ("x-mooring-owner", node.id.as_str()),
             ];
             let answer = victim.request(Method::GET, "/odoo", &forged, "").await?;

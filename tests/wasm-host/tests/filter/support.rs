@@ -71,12 +71,11 @@ pub(crate) fn encoded(address: &str) -> String {
     STANDARD.encode(address)
 }
 
-/// The three routing headers.
+/// The two routing headers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Routing {
     pub(crate) upstream: Option<String>,
     pub(crate) next: Option<String>,
-    pub(crate) key: Option<String>,
 }
 
 impl Routing {
@@ -85,7 +84,6 @@ impl Routing {
         Self {
             upstream: stream.request_header("x-mooring-upstream"),
             next: stream.request_header("x-mooring-next"),
-            key: stream.request_header("x-mooring-key"),
         }
     }
 
@@ -98,7 +96,6 @@ impl Routing {
         Self {
             upstream: addresses.first().map(|address| encoded(address)),
             next: Some(next).filter(|next| !next.is_empty()),
-            key: Some(key.to_string()),
         }
     }
 
