@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod envoy;
+pub mod odoo;
 pub mod process;
 pub mod stack;
 pub mod tools;
