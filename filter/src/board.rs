@@ -106,7 +106,7 @@ impl Board {
         host::set_shared(&self.changes, &wire::encode(&changes), None);
     }
 
-    /// The owner that some VM learnt, in this era or without the sidecar's knowledge.
+    /// The owner that some VM learnt.
     pub(crate) fn recall(&self, key: &SessionKey, era: u64) -> Option<Holding> {
         find(&host::shared(&self.bucket(key)).0?, key, era)
     }
@@ -145,12 +145,12 @@ impl Board {
 /// A key and four numbers.
 const ENTRY: usize = 16 + 4 * 8;
 
-/// The entry of a key in a bucket, unless it was learnt in another era and may be stale.
+/// The entry of a key in a bucket; one that was learnt in another era is to be asked for again.
 fn find(bucket: &[u8], key: &SessionKey, era: u64) -> Option<Holding> {
     let entry = bucket.chunks_exact(ENTRY).find(|entry| entry.starts_with(key.as_bytes()))?;
     let [owner, epoch, expires_ms, learnt_in] = numbers(entry.get(16..)?)?;
     let holding = Holding { owner: Some(owner), epoch, expires_ms };
-    (learnt_in == era || holding.is_unconfirmed()).then_some(holding)
+    Some(if learnt_in == era { holding } else { holding.outdated() })
 }
 
 fn encode(progress: &Progress) -> Vec<u8> {

@@ -31,7 +31,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sidecar_cluster: None,
-            sidecar_timeout_ms: 250,
+            sidecar_timeout_ms: 1_000,
             nodes: Membership::default(),
             trusted_proxies: 0,
             ipv6_prefix: 64,

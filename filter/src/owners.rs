@@ -41,8 +41,14 @@ impl Holding {
         match (self.owner, old.owner) {
             (_, None) => true,
             (None, Some(_)) => old.expires_ms <= now_ms && !old.is_unconfirmed(),
-            (Some(_), Some(_)) => self.epoch >= old.epoch,
+            // A store that lost its memory counts epochs anew.
+            (Some(_), Some(_)) => self.epoch >= old.epoch || old.expires_ms <= now_ms,
         }
+    }
+
+    /// The same, to be asked again before it is believed; unless there is nobody else who could know.
+    pub(crate) fn outdated(self) -> Self {
+        if self.is_unconfirmed() { self } else { Self { expires_ms: 0, ..self } }
     }
 
     /// Whether the sidecar has yet to hear of this owner. Such a holding is no copy of anything and
@@ -87,10 +93,14 @@ impl OwnerTable {
         self.len = self.len + after - before;
     }
 
-    /// Forgets everything that could be stale.
+    /// Has everything that could be stale asked for again. It is kept all the same: should the sidecar
+    /// not answer, where a session was is a better guess than its home.
     pub(crate) fn reset(&mut self) {
         for bucket in &mut self.buckets {
-            bucket.retain(|(_, holding)| holding.is_unconfirmed());
+            bucket.retain(|(_, holding)| holding.owner.is_some());
+            for (_, holding) in bucket {
+                *holding = holding.outdated();
+            }
         }
         self.len = self.buckets.iter().map(Vec::len).sum();
     }
@@ -116,13 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_keeps_only_what_nobody_else_knows() {
+    fn after_a_reset_all_is_asked_again_but_what_nobody_else_knows() {
         let mut table = OwnerTable::new(16);
-        table.set(key(1), Holding::owned(7, 3, 0));
-        table.set(key(2), Holding::nobody(0));
-        table.set(key(3), Holding::unconfirmed(7, 0));
+        table.set(key(1), Holding::owned(7, 3, 1_000));
+        table.set(key(2), Holding::nobody(1_000));
+        table.set(key(3), Holding::unconfirmed(7, 1_000));
         table.reset();
-        assert_eq!([1, 2, 3].map(|n| table.get(&key(n)).is_some()), [false, false, true]);
+        assert_eq!(table.get(&key(1)), Some(Holding { owner: Some(7), epoch: 3, expires_ms: 0 }));
+        assert_eq!(table.get(&key(2)), None);
+        assert_eq!(table.get(&key(3)), Some(Holding::unconfirmed(7, 1_000)));
+        assert_eq!(table.len(), 2);
     }
 
     #[test]
@@ -145,6 +158,7 @@ mod tests {
         }
         let later = now + OWNER_TTL_MS;
         assert!(nobody.supersedes(&first, later), "a record that ran out may be gone");
+        assert!(first.supersedes(&second.outdated(), now), "epochs may have begun anew");
         assert!(!nobody.supersedes(&unconfirmed, later));
     }
 

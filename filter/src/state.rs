@@ -118,7 +118,7 @@ impl State {
             .map_or_else(|| Holding::nobody(now), |owner| Holding::owned(owner.node.seed(), owner.epoch, now))
     }
 
-    /// Forgets what may be stale.
+    /// Has what may be stale asked for again.
     pub(crate) fn reset(&self) {
         self.owners.borrow_mut().reset();
         count(&self.metrics.resets);

@@ -35,6 +35,8 @@ enum Waiting {
 pub(crate) struct Stream {
     state: Rc<State>,
     port: Port,
+    /// The request's session.
+    session: Option<SessionKey>,
     /// The seed of the node chosen.
     chosen: Option<u64>,
     waiting: Waiting,
@@ -42,7 +44,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(state: Rc<State>) -> Self {
-        Self { state, port: Port::Http, chosen: None, waiting: Waiting::Nothing }
+        Self { state, port: Port::Http, session: None, chosen: None, waiting: Waiting::Nothing }
     }
 
     /// The sidecar, if there is one and it is worth asking.
@@ -52,6 +54,7 @@ impl Stream {
 
     /// Routes the request of a session, or has it wait until its owner is known.
     fn route_session(&mut self, key: SessionKey) -> Action {
+        self.session = Some(key);
         let known = self.state.known(&key);
         if let Some(holding) = known.filter(|holding| self.state.is_fresh(holding)) {
             self.route(key, holding.owner);
@@ -141,7 +144,7 @@ impl Stream {
         self.state.router.borrow().seed_of_upstream(&other)
     }
 
-    /// The session that the response begins or goes on with, if it says so.
+    /// The session whose id the response sets, if it sets one.
     fn session_set(&self) -> Option<SessionKey> {
         host::header(MapType::HttpResponseHeaders, "set-cookie")?;
         let headers = host::all_headers(MapType::HttpResponseHeaders, "set-cookie");
@@ -255,7 +258,9 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
         let served_by = self.served_by();
         match (served_by, self.session_set()) {
-            (Some(seed), Some(key)) => self.claim(key, seed),
+            // A node that sends a session's own id back did not begin it: it may never have had it, as
+            // with a websocket of a session whose owner is gone.
+            (Some(seed), Some(key)) if self.session != Some(key) => self.claim(key, seed),
             _ => Action::Continue,
         }
     }

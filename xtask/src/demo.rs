@@ -54,7 +54,7 @@ async fn tell(options: &Options, mut story: Story) -> Result<()> {
     story.tell("her next twenty requests", twenty_requests(&mut alice).await);
     story.tell("her websocket", websocket(&mut alice).await);
     story.tell("she sends forged x-mooring headers", forged_headers(&mut alice).await);
-    story.tell("Bob, in the same office, works elsewhere", another_node(&stack, &mut alice).await);
+    story.tell("Bob has another session: another server", another_node(&stack, &mut alice).await);
 
     let mut crowd = Vec::new();
     story.tell("sixty people log in", crowd_logs_in(&stack, &mut crowd).await);
@@ -138,7 +138,7 @@ async fn another_node(stack: &Stack, alice: &mut Browser) -> Outcome {
     let hers = alice.get("/odoo").await?.node().to_owned();
     let http = browser::http1();
     for _ in 0..50 {
-        // The login page of the one address is one server's; a session has a home of its own.
+        // Who comes without a cookie is placed by address; a session has a home of its own.
         let mut bob = stack.browser(&http);
         bob.sid = Some(browser::random_sid());
         let node = bob.get("/web/login").await?.node().to_owned();

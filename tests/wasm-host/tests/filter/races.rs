@@ -28,19 +28,21 @@ fn a_late_nobody_does_not_undo_a_claim() {
     let host = Host::new().unwrap();
     let vm = host.vm(with_sidecar()).unwrap();
     let sid = sid(1);
-    let (mut page, image) = (visit(&vm, &sid), visit(&vm, &sid));
+    let (page, image) = (visit(&vm, &sid), visit(&vm, &sid));
     let calls = vm.calls_to("/v1/owners/");
     vm.answer(calls[0].token, 200, owner_reply(None));
-    // A standby served the page, so that is where the session lives now.
+    // Meanwhile the session begins, on a node that is not its home.
+    let mut login = vm.stream();
+    login.request(&[(":path", "/web/login")]);
     let standby = not_home(&sid);
     let served = encoded(if standby == "odoo-1" { "127.0.0.1:8069" } else { "127.0.0.2:8069" });
-    page.response(&[("x-mooring-upstream", served), ("set-cookie", set_cookie(&sid))]);
+    login.response(&[("x-mooring-upstream", served), ("set-cookie", set_cookie(&sid))]);
     let claim = ClaimReply { granted: true, owner: owner(standby, 1) };
     for call in vm.calls_to("/v1/claims") {
         vm.answer(call.token, 200, wire::encode(&claim));
     }
     vm.answer(calls[1].token, 200, owner_reply(None));
-    drop((page, image));
+    drop((page, image, login));
     assert_eq!(Routing::of(&visit(&vm, &sid)), Routing::of_owner(&sid, Some(standby)));
 }
 
