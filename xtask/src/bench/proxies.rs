@@ -135,7 +135,8 @@ async fn start(name: &str, command: Command, ready: SocketAddr, log: &Path) -> R
 }
 
 /// What Mooring's filter does, as far as a script can: the home of a session by rendezvous hashing,
-/// and the headers that the rest of the configuration obeys. It knows no owners and claims nothing.
+/// and the headers that the rest of the configuration obeys. It looks at responses as well, but knows no owners and
+/// claims nothing.
 const SCRIPT: &str = r#"
 local bit = require("bit")
 local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
@@ -178,6 +179,13 @@ function envoy_on_request(handle)
   end
   headers:replace("x-mooring-upstream", nodes[first][port].encoded)
   headers:replace("x-mooring-next", nodes[first][port].next)
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  if headers:get("x-mooring-upstream") then headers:remove("x-mooring-upstream") end
+  -- A session that begins would be claimed here.
+  began = headers:get("set-cookie") ~= nil
 end
 "#;
 

@@ -22,8 +22,10 @@ pub enum Variant {
     Maglev,
     /// Envoy, `stateful_session` with a cookie of its own.
     Cookie,
-    /// Envoy, round robin, with a wasm filter that does nothing.
+    /// Envoy, round robin, with a wasm filter that does nothing, as the SDK makes it.
     Noop,
+    /// The same without the callbacks that Mooring's module has not either.
+    NoopStripped,
     /// Envoy with Mooring, as users copy it.
     Mooring,
     /// The same with a Lua script in the filter's place.
@@ -46,11 +48,12 @@ pub struct Other {
 
 impl Variant {
     /// All but the others.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Bare,
         Self::Maglev,
         Self::Cookie,
         Self::Noop,
+        Self::NoopStripped,
         Self::Mooring,
         Self::Lua,
         Self::Nginx,
@@ -63,6 +66,7 @@ impl Variant {
             Self::Maglev => "envoy-maglev",
             Self::Cookie => "envoy-stateful-session",
             Self::Noop => "noop-wasm",
+            Self::NoopStripped => "noop-wasm-stripped",
             Self::Mooring => "mooring",
             Self::Lua => "lua",
             Self::Nginx => "nginx-ip-hash",
@@ -73,7 +77,7 @@ impl Variant {
 
     /// Whether a session must stay where it is.
     pub fn is_sticky(&self) -> bool {
-        !matches!(self, Self::Bare | Self::Noop)
+        !matches!(self, Self::Bare | Self::Noop | Self::NoopStripped)
     }
 
     /// Whether it has Mooring's filter, which hears from the sidecar.
@@ -143,12 +147,14 @@ pub fn bootstrap(variant: &Variant, place: &Place<'_>) -> Result<Bootstrap> {
             without_mooring(&mut envoy);
             put_first(&mut envoy, cookie_session());
         }
-        Variant::Noop => {
+        Variant::Noop | Variant::NoopStripped => {
             let mut wasm = envoy.filter("mooring").clone();
             without_mooring(&mut envoy);
             let config = &mut wasm["typed_config"]["config"];
-            config["vm_config"]["code"]["local"]["filename"] =
-                json!(harness::target().join("mooring/noop.wasm"));
+            config["vm_config"]["code"]["local"]["filename"] = json!(harness::target().join(match variant {
+                Variant::Noop => "wasm32-wasip1/wasm/noop_filter.wasm",
+                _ => "mooring/noop.wasm",
+            }));
             put_first(&mut envoy, wasm);
         }
         Variant::Mooring => {}
