@@ -7,7 +7,7 @@ use std::{
 
 use affinity::{
     SessionKey,
-    wire::{self, CONTENT_TYPE, Cursor, NodesReply, OwnerReply, WatchQuery, WatchReply},
+    wire::{self, CONTENT_TYPE, Claim, Cursor, NodesReply, OwnerReply, WatchQuery, WatchReply},
 };
 use axum::{
     Json, Router,
@@ -20,7 +20,12 @@ use axum::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{directory::Directory, metrics::Metrics, registry::Registry, store::StoreError};
+use crate::{
+    directory::Directory,
+    metrics::Metrics,
+    registry::Registry,
+    store::{LARGEST_EPOCH, StoreError},
+};
 
 /// A claim is under 200 bytes.
 const LARGEST_BODY: usize = 4 << 10;
@@ -72,7 +77,8 @@ async fn owner(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Re
 }
 
 async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    let Some(claim) = wire::decode(&body) else {
+    // No epoch becomes so great by growing.
+    let Some(claim) = wire::decode(&body).filter(|claim: &Claim| claim.expect < LARGEST_EPOCH) else {
         return (StatusCode::BAD_REQUEST, "the body is no claim\n").into_response();
     };
     match shared.directory.claim(claim).await {
@@ -85,8 +91,8 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
     let deadline = Instant::now() + Duration::from_millis(query.wait_ms.into()).min(LONGEST_WATCH);
     let mut news = shared.directory.news();
     let mut memberships = shared.registry.membership();
-    shared.metrics.watchers.inc();
-    let reply = loop {
+    let _watching = shared.metrics.watching();
+    loop {
         let membership = memberships.borrow_and_update().clone();
         news.borrow_and_update();
         let asked = Cursor { generation: query.generation, position: query.position };
@@ -100,7 +106,7 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
         let left = deadline.saturating_duration_since(Instant::now());
         let is_news = reply.reset || !reply.changes.is_empty() || reply.membership.is_some();
         if is_news || left.is_zero() || shared.shutdown.is_cancelled() {
-            break reply;
+            return encoded(&reply);
         }
         let something = async {
             tokio::select! {
@@ -111,9 +117,7 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
         };
         // Whether something came or time is up shows above.
         let _ = timeout(left, something).await;
-    };
-    shared.metrics.watchers.dec();
-    encoded(&reply)
+    }
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {

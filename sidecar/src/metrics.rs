@@ -44,6 +44,16 @@ struct ByNodeAndState {
     state: String,
 }
 
+/// A filter that waits. Its request may be dropped while it does, and this with it.
+#[must_use]
+pub(crate) struct Watching(Gauge);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The metrics and their registry.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -51,7 +61,7 @@ pub(crate) struct Metrics {
     claims: Family<Claimed, Counter>,
     pub(crate) changes: Counter,
     pub(crate) resets: Counter,
-    pub(crate) watchers: Gauge,
+    watchers: Gauge,
     store_up: Gauge,
     node_states: Family<ByNodeAndState, Gauge>,
     node_sessions: Family<ByNode, Gauge>,
@@ -120,6 +130,12 @@ impl Metrics {
                 self.probe_failures.get_or_create(&node).inc();
             }
         }
+    }
+
+    /// Counts a filter that waits.
+    pub(crate) fn watching(&self) -> Watching {
+        self.watchers.inc();
+        Watching(self.watchers.clone())
     }
 
     /// The metrics as text, with what is true of the nodes and the store right now.

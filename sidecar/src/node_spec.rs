@@ -64,6 +64,13 @@ fn host_port(field: &'static str, text: &str) -> Result<String, InvalidSpec> {
 }
 
 impl NodeSpec {
+    /// The node, if none of its hosts has a name that must be resolved.
+    pub(crate) fn literal(&self) -> Option<Node> {
+        let gevent = self.gevent.as_ref().map(|address| address.parse()).transpose().ok()?;
+        let (id, http, weight) = (self.id.clone(), self.http.parse().ok()?, self.weight);
+        Some(Node { id, http, gevent, weight, state: NodeState::default() })
+    }
+
     /// Resolves its host names: Envoy matches hosts by address only.
     ///
     /// # Errors

@@ -45,8 +45,10 @@ impl Registry {
     /// A registry of `specs`. Until the first probe a node counts as active.
     ///
     /// # Errors
-    /// If two of them have one name.
+    /// If two of them have one name or one address, or there are too many.
     pub(crate) fn new(specs: Vec<NodeSpec>, thresholds: Thresholds) -> Result<Self, InvalidMembership> {
+        // Where host names lead is seen later, and may change.
+        Membership::new(specs.iter().filter_map(NodeSpec::literal).collect())?;
         let mut entries: Vec<Entry> = Vec::with_capacity(specs.len());
         for spec in specs {
             if entries.iter().any(|entry| entry.spec.id == spec.id) {
@@ -208,5 +210,17 @@ mod tests {
         let specs = ["a=127.0.0.1:1", "a=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
         let refused = Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 });
         assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some("node a is named twice"));
+    }
+
+    #[test]
+    fn an_address_twice_is_refused() {
+        let new = |specs: [&str; 2]| {
+            let specs = specs.map(|spec| spec.parse().unwrap());
+            Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 })
+        };
+        let refused = new(["a=127.0.0.1:1", "b=127.0.0.1:2,gevent=127.0.0.1:1"]);
+        let problem = refused.err().map(|error| error.to_string());
+        assert_eq!(problem.as_deref(), Some("nodes a and b have the same address 127.0.0.1:1"));
+        assert!(new(["a=odoo:1", "b=odoo:1"]).is_ok(), "where names lead may change");
     }
 }

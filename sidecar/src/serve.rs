@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     probe,
     registry::{Registry, Thresholds},
-    store::{Embedded, OpenError, Redis, Store, StoreError},
+    store::{Embedded, InvalidUrl, OpenError, Redis, Store},
 };
 
 /// How long open requests may take to end.
@@ -36,7 +36,7 @@ pub(crate) enum ServeError {
     #[error("--state-dir {0}: {1}")]
     State(PathBuf, OpenError),
     #[error("--store: {0}")]
-    Store(StoreError),
+    Store(InvalidUrl),
     #[error(
         "--listen {0}: claims are taken from this host only, so it must be a loopback address or unix:PATH"
     )]

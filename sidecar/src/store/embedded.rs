@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    Event, Outcome, PROLONG_AFTER, Store, StoreError, decide,
+    Event, Outcome, Store, StoreError, decide, prolong_after,
     records::{Record, Records, count_sessions, find},
 };
 
@@ -85,12 +85,16 @@ impl Embedded {
             changes: store.changes.clone(),
             counts: Arc::clone(&store.counts),
             lifetime: lifetime.as_secs(),
+            prolong_after: prolong_after(lifetime).as_secs(),
         };
         std::thread::Builder::new().name("directory".into()).spawn(move || writer.run(queue))?;
+        // Weak: sweeping must not keep open what nobody else uses.
+        let writes = writes.downgrade();
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP_EVERY);
             loop {
                 ticks.tick().await;
+                let Some(writes) = writes.upgrade() else { return };
                 if writes.send(Write::Sweep).await.is_err() {
                     return;
                 }
@@ -144,7 +148,9 @@ struct Writer {
     database: Arc<Database>,
     changes: broadcast::Sender<Change>,
     counts: Arc<Mutex<HashMap<NodeId, u64>>>,
+    /// In seconds, as is the next.
     lifetime: u64,
+    prolong_after: u64,
 }
 
 /// What a batch did, to be told once it is committed.
@@ -245,7 +251,7 @@ impl Writer {
     fn prolong(&self, records: &mut Records<'_>, key: SessionKey, now: u64) -> Result<bool, redb::Error> {
         let expires = now + self.lifetime;
         match records.get(key)? {
-            Some(record) if record.expires + PROLONG_AFTER.as_secs() <= expires => {
+            Some(record) if record.expires + self.prolong_after <= expires => {
                 let prolonged = Record { owner: record.owner.clone(), expires };
                 records.set(key, Some(&record), &prolonged)?;
                 Ok(true)

@@ -17,7 +17,7 @@ mod redis;
 mod tests;
 
 pub(crate) use embedded::{Embedded, OpenError};
-pub(crate) use redis::Redis;
+pub(crate) use redis::{InvalidUrl, Redis};
 
 /// Why the store did not answer. None of these says anything about the session asked for.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(crate) enum Event {
 /// The owners of sessions, and their changes.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + std::fmt::Debug {
-    /// Who owns a session. Asking prolongs the record, at most once an hour.
+    /// Who owns a session. Asking prolongs the record, but not each time ([`prolong_after`]).
     async fn owner(&self, key: SessionKey) -> Result<Option<Owner>, StoreError>;
 
     /// Makes the claim's node the owner, if the session's epoch is the one that the claim expects.
@@ -89,5 +89,10 @@ enum Outcome {
     Refused,
 }
 
-/// A record is prolonged when it was last written this long ago.
-const PROLONG_AFTER: Duration = Duration::from_secs(3_600);
+/// How long after its last prolongation a record is prolonged again: it must be well before it expires.
+fn prolong_after(lifetime: Duration) -> Duration {
+    (lifetime / 10).min(Duration::from_secs(3_600))
+}
+
+/// The greatest epoch: Lua, in which Redis counts, has no greater whole numbers.
+pub(crate) const LARGEST_EPOCH: u64 = 1 << 53;

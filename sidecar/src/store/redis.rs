@@ -14,7 +14,7 @@ use redis::{
 };
 use tokio::sync::mpsc;
 
-use super::{Event, PROLONG_AFTER, Store, StoreError};
+use super::{Event, Store, StoreError, prolong_after};
 
 /// Claims a session, as `decide` of this module's parent does.
 ///
@@ -32,7 +32,7 @@ end
 if node and epoch ~= ARGV[2] then
     return {0, node, epoch, 0}
 end
-epoch = string.format('%.0f', (epoch or ARGV[2]) + 1)
+epoch = string.format('%.0f', (node and epoch or ARGV[2]) + 1)
 redis.call('HSET', KEYS[1], 'node', ARGV[1], 'epoch', epoch)
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {1, ARGV[1], epoch, epoch == '1' and 0 or 1}
@@ -71,6 +71,11 @@ pub(crate) struct Redis {
     lifetime: Duration,
 }
 
+/// Why a text is no URL of a Redis server. It never shows the text, which may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("expected embedded, or redis://HOST:PORT/DB ({0})")]
+pub(crate) struct InvalidUrl(String);
+
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The client's own form shows the password.
@@ -83,15 +88,18 @@ impl Redis {
     ///
     /// # Errors
     /// If the URL is none.
-    pub(crate) fn open(url: &str, prefix: &str, lifetime: Duration) -> Result<Self, StoreError> {
-        let client = Client::open(url).map_err(unreachable)?;
+    pub(crate) fn open(url: &str, prefix: &str, lifetime: Duration) -> Result<Self, InvalidUrl> {
+        if !url.starts_with("redis://") {
+            return Err(InvalidUrl("it is neither".into()));
+        }
+        let client = Client::open(url).map_err(invalid_url)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
             .set_response_timeout(Some(Duration::from_secs(1)))
             .set_number_of_retries(1)
             .set_max_delay(Duration::from_secs(1));
         let connection =
-            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(unreachable)?;
+            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid_url)?;
         Ok(Self { client, connection, prefix: prefix.to_owned(), lifetime })
     }
 
@@ -123,7 +131,7 @@ impl Redis {
             .arg(owner.epoch)
             .exec_async(&mut self.connection.clone())
             .await
-            .map_err(unreachable)
+            .map_err(failed)
     }
 
     /// Tells changes until something fails.
@@ -179,9 +187,19 @@ fn read_change(entry: &redis::streams::StreamId) -> Option<Change> {
     Some(Change { key, owner: Some(Owner { node, epoch: entry.get("epoch")? }) })
 }
 
-fn unreachable(error: RedisError) -> StoreError {
+fn invalid_url(error: RedisError) -> InvalidUrl {
+    InvalidUrl(error.to_string())
+}
+
+fn failed(error: RedisError) -> StoreError {
     // The error's own text names no password; the URL, which does, is not in it.
-    StoreError::Unreachable(error.to_string())
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Foreign(text),
+        // Before Redis 7 the error's code is the script's.
+        _ if text.contains("WRONGTYPE") => StoreError::Foreign(text),
+        _ => StoreError::Unreachable(text),
+    }
 }
 
 fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
@@ -195,13 +213,14 @@ impl Store for Redis {
         let found: (Option<String>, Option<u64>) = OWNER
             .key(self.owner_key(key))
             .arg(self.lifetime_ms())
-            .arg(self.lifetime.saturating_sub(PROLONG_AFTER).as_millis() as u64)
+            .arg(self.lifetime.saturating_sub(prolong_after(self.lifetime)).as_millis() as u64)
             .invoke_async(&mut self.connection.clone())
             .await
-            .map_err(unreachable)?;
+            .map_err(failed)?;
         match found {
             (Some(node), Some(epoch)) => owner(node, epoch).map(Some),
-            _ => Ok(None),
+            (Some(node), None) => Err(StoreError::Foreign(format!("{node} without an epoch"))),
+            (None, _) => Ok(None),
         }
     }
 
@@ -213,7 +232,7 @@ impl Store for Redis {
             .arg(self.lifetime_ms())
             .invoke_async(&mut self.connection.clone())
             .await
-            .map_err(unreachable)?;
+            .map_err(failed)?;
         let reply = ClaimReply { granted, owner: owner(node, epoch)? };
         if moved {
             self.announce(claim.key, &reply.owner).await?;
@@ -227,7 +246,7 @@ impl Store for Redis {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        redis::cmd("PING").exec_async(&mut self.connection.clone()).await.map_err(unreachable)
+        redis::cmd("PING").exec_async(&mut self.connection.clone()).await.map_err(failed)
     }
 
     async fn follow(&self, events: mpsc::Sender<Event>) {
