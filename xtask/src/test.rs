@@ -90,7 +90,7 @@ fn wasm_bindgen_test_runner() -> Result<std::path::PathBuf> {
     if !runner.is_file() {
         let mut install = Command::new(env!("CARGO"));
         install
-            .args(["install", "--locked", "wasm-bindgen-cli", "--version", version, "--root"])
+            .args(["install", "wasm-bindgen-cli", "--version", version, "--root"])
             .arg(&folder);
         // Not this workspace's target: its flags and profiles are not the tool's.
         install.env("CARGO_TARGET_DIR", harness::target().join("tools/build"));
