@@ -89,9 +89,7 @@ fn wasm_bindgen_test_runner() -> Result<std::path::PathBuf> {
     let runner = folder.join("bin/wasm-bindgen-test-runner");
     if !runner.is_file() {
         let mut install = Command::new(env!("CARGO"));
-        install
-            .args(["install", "wasm-bindgen-cli", "--version", version, "--root"])
-            .arg(&folder);
+        install.args(["install", "wasm-bindgen-cli", "--version", version, "--root"]).arg(&folder);
         // Not this workspace's target: its flags and profiles are not the tool's.
         install.env("CARGO_TARGET_DIR", harness::target().join("tools/build"));
         tools::run(&format!("building wasm-bindgen-cli {version} (about two minutes, once)"), install)?;
