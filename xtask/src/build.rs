@@ -54,8 +54,24 @@ pub fn filter() -> Result<Built> {
     Ok(Built { filter: path, bytes, programs })
 }
 
+/// Installs the standard library of a target, unless it is there: rustup may be told not to follow
+/// rust-toolchain.toml by itself.
+pub fn target(name: &str) -> Result<()> {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let mut library = Command::new(rustc);
+    library.args(["--print", "target-libdir", "--target", name]).current_dir(harness::root());
+    let output = library.output().context("cannot start rustc")?;
+    let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if output.status.success() && folder.is_dir() {
+        return Ok(());
+    }
+    run(Command::new("rustup").args(["target", "add", name]).current_dir(harness::root()))
+        .with_context(|| format!("Rust's library for {name} is needed"))
+}
+
 /// Builds the proxy-wasm module `name` of a package as Envoy is to load it; returns its size.
 pub fn module(package: &str, name: &str, to: &Path) -> Result<u64> {
+    target("wasm32-wasip1")?;
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--package", package, "--target", "wasm32-wasip1", "--profile", "wasm"]);
     command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", remapped_paths()).current_dir(harness::root());

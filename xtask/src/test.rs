@@ -64,6 +64,7 @@ fn lints() -> Result<()> {
 
 /// The tests that native code passes, in wasm: the two must give the same owners.
 fn affinity_in_wasm() -> Result<()> {
+    build::target("wasm32-unknown-unknown")?;
     let runner = wasm_bindgen_test_runner()?;
     let mut command = Command::new(env!("CARGO"));
     command.args([
