@@ -28,7 +28,8 @@ struct Entry {
     state: NodeState,
     /// Probes in a row that speak against the state.
     against: u32,
-    probed: bool,
+    /// Whether its probes have ever agreed on its state.
+    settled: bool,
     latency: Option<Duration>,
     problem: Option<String>,
     since: Instant,
@@ -55,11 +56,12 @@ impl Registry {
                 return Err(InvalidMembership::DuplicateId(spec.id));
             }
             entries.push(Entry {
+                // Known from the start: while its first probes fail, its browsers' home stays known.
+                node: spec.literal(),
                 spec,
-                node: None,
                 state: NodeState::Active,
                 against: 0,
-                probed: false,
+                settled: false,
                 latency: None,
                 problem: None,
                 since: Instant::now(),
@@ -78,9 +80,9 @@ impl Registry {
         self.membership.subscribe()
     }
 
-    /// Whether every node has been probed.
+    /// Whether every node's probes have agreed on its state.
     pub(crate) fn is_settled(&self) -> bool {
-        self.entries().iter().all(|entry| entry.probed)
+        self.entries().iter().all(|entry| entry.settled)
     }
 
     /// Takes in what a probe found.
@@ -140,19 +142,19 @@ impl Entry {
             }
         };
         if wanted == self.state {
-            self.against = 0;
+            (self.against, self.settled) = (0, true);
         } else {
             self.against += 1;
-            // The first probe decides alone: there is nothing yet that it could speak against.
-            if !self.probed || self.against >= needed {
+            // From the start: a busy machine may miss the first probe, and its browsers must not move.
+            if self.against >= needed {
                 (self.state, self.against, self.since) = (wanted, 0, Instant::now());
+                self.settled = true;
                 match &self.problem {
                     Some(problem) => tracing::warn!(node = %self.spec.id, "is down: {problem}"),
                     None => tracing::info!(node = %self.spec.id, "is active"),
                 }
             }
         }
-        self.probed = true;
     }
 }
 
@@ -198,11 +200,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_first_probe_decides_alone() {
+    #[tokio::test]
+    async fn a_first_probe_that_fails_moves_nobody() {
         let registry = registry();
-        registry.report(&NodeId::new("a").unwrap(), Err("refused".into()));
-        assert_eq!(registry.reports(None)[0].state, NodeState::Down);
+        let a = NodeId::new("a").unwrap();
+        let (b, probed) = good(&registry, "b").await;
+        registry.report(&b, probed);
+        registry.report(&a, Err("refused".into()));
+        assert_eq!(states(&registry), [NodeState::Active, NodeState::Active]);
+        assert!(!registry.is_settled());
+        registry.report(&a, Err("refused".into()));
+        assert_eq!(states(&registry), [NodeState::Down, NodeState::Active]);
+        assert!(registry.is_settled());
     }
 
     #[test]

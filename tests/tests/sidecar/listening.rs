@@ -110,7 +110,7 @@ async fn everything_can_be_said_by_the_environment() -> Result<()> {
 async fn it_ends_soon_and_well_while_filters_wait_and_clients_dawdle() -> Result<()> {
     let mut sidecar = Sidecar::start(&[absent("a")], &[]).await?;
     sidecar.wait_until_ready().await?;
-    let (cursor, digest) = sidecar.wait_for(&[]).await?;
+    let (cursor, digest) = sidecar.wait_for(&[NodeState::Down]).await?;
     let watch = sidecar.waiting(cursor, digest).await?;
     // One that never says what it wants.
     let mut idle = std::net::TcpStream::connect(sidecar.address)?;
