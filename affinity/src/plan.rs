@@ -1,5 +1,7 @@
 //! The nodes to try for one request, in order.
 
+use arrayvec::ArrayVec;
+
 use crate::{Membership, NodeState, SessionKey, rendezvous::ranking};
 
 /// How many nodes a plan names: the first choice, its standby, and one more for a bad day.
@@ -23,7 +25,7 @@ pub struct Plan {
     /// Why the first is first.
     pub reason: Reason,
     /// The places, at most three.
-    pub places: Vec<usize>,
+    pub places: ArrayVec<usize, LENGTH>,
 }
 
 /// Plans a request of the session `key`, whose owner, if any, is the node with the seed `owner`.
@@ -41,7 +43,7 @@ pub fn plan(membership: &Membership, key: SessionKey, owner: Option<u64>) -> Pla
         .into_iter()
         .find(|wanted| nodes.iter().any(|node| node.state == *wanted))
         .unwrap_or_default();
-    let others = ranking(key, membership, LENGTH, |node| node.state == best);
+    let others = ranking::<LENGTH>(key, membership, |node| node.state == best);
 
     let reason = match (owner, living_owner) {
         (None, _) => Reason::Home,

@@ -4,26 +4,29 @@
 //! Thaler and Ravishankar, "A name-based mapping scheme for rendezvous" (1996); the weighted score
 //! `-w / ln(u)` is from Schindelhauer and Schomaker, "Weighted distributed hash tables" (2005).
 
+use arrayvec::ArrayVec;
+
 use crate::{Membership, Node, SessionKey};
 
 /// The nodes of `membership` for which `eligible` holds, as places in [`Membership::nodes`], the best
-/// for `key` first, `most` of them at most. The order of the list of nodes has no influence.
-pub fn ranking(
+/// for `key` first, `MOST` of them at most. The order of the list of nodes has no influence.
+pub fn ranking<const MOST: usize>(
     key: SessionKey,
     membership: &Membership,
-    most: usize,
     eligible: impl Fn(&Node) -> bool,
-) -> Vec<usize> {
-    let mut ranked: Vec<(f64, usize)> = Vec::with_capacity(most.min(membership.nodes().len()) + 1);
+) -> ArrayVec<usize, MOST> {
+    // No heap: every request comes through here.
+    let mut ranked: ArrayVec<(f64, usize), MOST> = ArrayVec::new();
     for (place, (seed, node)) in membership.seeded().enumerate() {
         if eligible(node) {
             // Insertion suits a handful of nodes. Nodes are in the order of their names: among equal
             // scores the first name wins, everywhere.
             let score = score(key, seed, node.weight);
             let rank = ranked.iter().position(|(other, _)| *other < score).unwrap_or(ranked.len());
-            if rank < most {
-                ranked.insert(rank, (score, place));
-                ranked.truncate(most);
+            if rank < MOST {
+                ranked.truncate(MOST - 1);
+                // There is room: one place was just made.
+                let _ = ranked.try_insert(rank, (score, place));
             }
         }
     }

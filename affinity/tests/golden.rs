@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use affinity::{Membership, Node, NodeId, NodeState, SessionKey, rendezvous::ranking};
+use affinity::{Membership, Node, NodeId, NodeState, SessionKey, membership::MAX_NODES, rendezvous::ranking};
 use serde::Deserialize;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -83,7 +83,7 @@ fn rankings() {
             state: NodeState::Active,
         });
         let membership = Membership::new(nodes.collect()).unwrap();
-        let ids: Vec<_> = ranking(vector.key, &membership, usize::MAX, |_| true)
+        let ids: Vec<_> = ranking::<MAX_NODES>(vector.key, &membership, |_| true)
             .into_iter()
             .map(|place| membership.nodes()[place].id.to_string())
             .collect();

@@ -4,6 +4,7 @@
 use affinity::{
     Membership, Node, NodeId, NodeState, SessionKey,
     bounded::{capacity, first_with_room},
+    membership::MAX_NODES,
     rendezvous::ranking,
 };
 #[cfg(target_arch = "wasm32")]
@@ -25,7 +26,7 @@ fn nodes(weights: &[u16]) -> Vec<Node> {
 }
 
 fn home(key: SessionKey, membership: &Membership) -> &NodeId {
-    &membership.nodes()[ranking(key, membership, usize::MAX, |_| true)[0]].id
+    &membership.nodes()[ranking::<MAX_NODES>(key, membership, |_| true)[0]].id
 }
 
 /// For two memberships: how many of `keys` have another home, and from where to where they moved.
@@ -77,7 +78,7 @@ fn weights_are_met_within_one_percent_at_a_million_keys() {
     let membership = Membership::new(nodes(&weights)).unwrap();
     let mut counts = [0_u32; 4];
     for number in 0..1_000_000 {
-        counts[ranking(key(number), &membership, usize::MAX, |_| true)[0]] += 1;
+        counts[ranking::<MAX_NODES>(key(number), &membership, |_| true)[0]] += 1;
     }
     for (count, weight) in counts.iter().zip(weights) {
         let ratio = f64::from(*count) / (1_000_000.0 * f64::from(weight) / 10.0);
@@ -102,7 +103,7 @@ fn standbys_are_spread_over_the_other_nodes() {
     let mut standbys = [0_u32; 4];
     let mut homes = 0;
     for number in 0..40_000 {
-        let order = ranking(key(number), &membership, usize::MAX, |_| true);
+        let order = ranking::<MAX_NODES>(key(number), &membership, |_| true);
         if order[0] == 0 {
             homes += 1;
             standbys[order[1]] += 1;
@@ -122,7 +123,7 @@ fn bounded_load_keeps_every_node_under_its_capacity() {
         let mut loads: Vec<(u64, u16)> = weights.iter().map(|weight| (0, *weight)).collect();
         let total_weight = weights.iter().map(|weight| u32::from(*weight)).sum();
         for number in 0..5_000_u64 {
-            let order = ranking(key(number), &membership, usize::MAX, |_| true);
+            let order = ranking::<MAX_NODES>(key(number), &membership, |_| true);
             let place = first_with_room(&order, &loads, factor).unwrap();
             loads[place].0 += 1;
             let cap = capacity(number + 1, loads[place].1, total_weight, factor);

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `config` | the plugin's JSON configuration |
 //! | `json` | reading JSON |
-//! | `root` | one per VM: start, ticks, following the sidecar |
+//! | `entry` | the callbacks that Envoy enters by |
+//! | `vm` | the roots and streams of a VM |
+//! | `root` | one per configuration: start, ticks, following the sidecar |
 //! | `stream` | one per request: decision before, claim after |
 //! | `router` | the nodes with their header values ready to write |
 //! | `owners` | who owns which session, as far as this VM knows |
@@ -16,7 +18,9 @@
 //! Decisions themselves (keys, rankings, plans) are `affinity`'s.
 
 pub mod config;
+pub mod entry;
 pub mod json;
+pub mod vm;
 
 mod board;
 mod host;
@@ -27,15 +31,3 @@ mod router;
 mod sidecar;
 mod state;
 mod stream;
-
-/// Tells the SDK how a VM begins. Envoy enters here; natively the crate is a library for its tests.
-pub fn start() {
-    proxy_wasm::set_root_context(|_| Box::new(root::Root::new()));
-}
-
-#[cfg(target_arch = "wasm32")]
-mod entry {
-    #![allow(missing_docs)]
-
-    proxy_wasm::main! {{ crate::start(); }}
-}

@@ -3,7 +3,7 @@
 
 use core::cell::Cell;
 
-use proxy_wasm::{hostcalls, types::MetricType};
+use crate::host::{self, MetricKind};
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $field:ident = $kind:ident $name:literal;)*) => {
@@ -17,8 +17,8 @@ macro_rules! metrics {
         impl Metrics {
             /// Defines all metrics, so that they are there from the start.
             pub(crate) fn define() -> Self {
-                let ids = [$((MetricType::$kind, $name)),*]
-                    .map(|(kind, name)| hostcalls::define_metric(kind, name).ok());
+                let ids = [$((MetricKind::$kind, $name)),*]
+                    .map(|(kind, name)| host::metric(kind, name));
                 Self { ids, ..Self::default() }
             }
 
@@ -27,8 +27,7 @@ macro_rules! metrics {
                 for (id, cell) in self.ids.iter().zip([$(&self.$field),*]) {
                     let amount = cell.take();
                     if let (Some(id), true) = (id, amount != 0) {
-                        // A lost count is no reason to disturb a request.
-                        let _ = hostcalls::increment_metric(*id, amount);
+                        host::add_to_metric(*id, amount);
                     }
                 }
             }
@@ -92,12 +91,12 @@ pub(crate) struct PollAge(Option<u32>);
 
 impl PollAge {
     pub(crate) fn define() -> Self {
-        Self(hostcalls::define_metric(MetricType::Gauge, "mooring_sidecar_poll_age_seconds").ok())
+        Self(host::metric(MetricKind::Gauge, "mooring_sidecar_poll_age_seconds"))
     }
 
     pub(crate) fn record(&self, seconds: u64) {
         if let Some(id) = self.0 {
-            let _ = hostcalls::record_metric(id, seconds);
+            host::set_metric(id, seconds);
         }
     }
 }

@@ -3,14 +3,9 @@
 //! One VM of an Envoy polls for all: whoever finds the poller's lease on the board run out takes it.
 //! Every VM looks at the board on each tick and applies what is new there.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use affinity::wire::{self, Claim, ClaimReply, WatchQuery, WatchReply};
-use proxy_wasm::{
-    hostcalls,
-    traits::{Context, HttpContext, RootContext},
-    types::{ContextType, LogLevel},
-};
 
 use crate::{
     board::Progress,
@@ -19,7 +14,6 @@ use crate::{
     metrics::{PollAge, count},
     router::Router,
     state::State,
-    stream::Stream,
 };
 
 const TICK: Duration = Duration::from_millis(100);
@@ -37,7 +31,7 @@ pub(crate) struct Root {
     poll_age: Option<PollAge>,
     poll: Option<u32>,
     /// Claims under way that no stream waits for.
-    claims: RefCell<Vec<(u32, Claim)>>,
+    claims: Vec<(u32, Claim)>,
     polled_ms: u64,
 }
 
@@ -45,7 +39,76 @@ impl Root {
     pub(crate) fn new() -> Self {
         // Two VMs that start in the same nanosecond would both poll: wasteful, not wrong.
         let name = host::now_ns();
-        Self { name, state: None, poll_age: None, poll: None, claims: RefCell::default(), polled_ms: 0 }
+        Self { name, state: None, poll_age: None, poll: None, claims: Vec::new(), polled_ms: 0 }
+    }
+
+    /// What the streams of this root share, once it is configured.
+    pub(crate) fn state(&self) -> Option<&Rc<State>> {
+        self.state.as_ref()
+    }
+
+    /// Reads the configuration. Whether it is a good one: Envoy does not start with another.
+    pub(crate) fn configure(&mut self) -> bool {
+        match Config::parse(&host::plugin_configuration()) {
+            Ok(config) => {
+                self.state = Some(Rc::new(State::new(config, host::now_ms())));
+                self.poll_age = Some(PollAge::define());
+                host::tick_every(TICK).is_ok()
+            }
+            Err(error) => {
+                host::log_critical(&format!("mooring: the filter's configuration is refused: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Takes back what only a living VM counts.
+    pub(crate) fn retire(&self) {
+        if let Some(state) = &self.state {
+            state.retire();
+        }
+    }
+
+    /// Ten times a second.
+    pub(crate) fn tick(&mut self) {
+        let Some(state) = self.state.clone() else { return };
+        state.now_ms.set(host::now_ms());
+        if state.sidecar.is_some() {
+            let progress = state.board.progress().progress;
+            self.catch_up(&state, &progress);
+            self.follow(&state);
+            self.make_up_claims(&state);
+            if let Some(gauge) = self.poll_age.as_ref().filter(|_| progress.polled_ms != 0) {
+                gauge.record(state.now_ms.get().saturating_sub(progress.polled_ms) / 1_000);
+            }
+        }
+        state.flush_metrics();
+    }
+
+    /// The answer to a call that no stream waits for.
+    pub(crate) fn answered(&mut self, token: u32, answer: Option<Vec<u8>>) {
+        let Some(state) = self.state.clone() else { return };
+        let Some(sidecar) = &state.sidecar else { return };
+        if self.poll == Some(token) {
+            self.poll = None;
+            match answer.and_then(|body| wire::decode(&body)) {
+                Some(reply) => {
+                    count(&state.metrics.polls);
+                    self.publish(&state, reply);
+                    self.catch_up(&state, &state.board.progress().progress);
+                }
+                None => self.poll_failed(&state),
+            }
+        } else if let Some(claim) = self.take_claim(token) {
+            match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
+                Some(reply) => state.learn_claim(claim.key, &reply),
+                None => {
+                    count(&state.metrics.claim_failures);
+                    sidecar.failed(state.now_ms.get());
+                    state.claim_later(claim);
+                }
+            }
+        }
     }
 
     /// Brings this VM to what the board says.
@@ -131,100 +194,27 @@ impl Root {
         state.board.advance(&seen, &progress);
     }
 
-    fn take_claim(&self, token: u32) -> Option<Claim> {
-        let mut under_way = self.claims.borrow_mut();
-        let place = under_way.iter().position(|(other, _)| *other == token)?;
-        Some(under_way.swap_remove(place).1)
+    fn take_claim(&mut self, token: u32) -> Option<Claim> {
+        let place = self.claims.iter().position(|(other, _)| *other == token)?;
+        Some(self.claims.swap_remove(place).1)
     }
 
     /// Makes up for the claims that the sidecar has not heard of.
-    fn make_up_claims(&self, state: &State) {
+    fn make_up_claims(&mut self, state: &State) {
         let Some(sidecar) = state.sidecar.as_ref().filter(|s| s.is_worth_asking(state.now_ms.get())) else {
             return;
         };
         let mut waiting = state.waiting_claims.borrow_mut();
-        let mut under_way = self.claims.borrow_mut();
-        while under_way.len() < CLAIMS_A_TICK {
+        while self.claims.len() < CLAIMS_A_TICK {
             let Some(claim) = waiting.pop_front() else { return };
             count(&state.metrics.claims);
             match sidecar.claim(&claim) {
-                Ok(token) => under_way.push((token, claim)),
+                Ok(token) => self.claims.push((token, claim)),
                 Err(_) => {
                     sidecar.failed(state.now_ms.get());
                     return waiting.push_front(claim);
                 }
             }
         }
-    }
-}
-
-impl Context for Root {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, _body: usize, _trailers: usize) {
-        let Some(state) = self.state.clone() else { return };
-        let Some(sidecar) = &state.sidecar else { return };
-        let answer = host::call_answer(headers);
-        if self.poll == Some(token) {
-            self.poll = None;
-            match answer.and_then(|body| wire::decode(&body)) {
-                Some(reply) => {
-                    count(&state.metrics.polls);
-                    self.publish(&state, reply);
-                    self.catch_up(&state, &state.board.progress().progress);
-                }
-                None => self.poll_failed(&state),
-            }
-        } else if let Some(claim) = self.take_claim(token) {
-            match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
-                Some(reply) => state.learn_claim(claim.key, &reply),
-                None => {
-                    count(&state.metrics.claim_failures);
-                    sidecar.failed(state.now_ms.get());
-                    state.claim_later(claim);
-                }
-            }
-        }
-    }
-}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, _size: usize) -> bool {
-        match Config::parse(&host::plugin_configuration()) {
-            Ok(config) => {
-                self.state = Some(Rc::new(State::new(config, host::now_ms())));
-                self.poll_age = Some(PollAge::define());
-                hostcalls::set_tick_period(TICK).is_ok()
-            }
-            Err(error) => {
-                host::log(
-                    LogLevel::Critical,
-                    &format!("mooring: the filter's configuration is refused: {error}"),
-                );
-                false
-            }
-        }
-    }
-
-    fn on_tick(&mut self) {
-        let Some(state) = self.state.clone() else { return };
-        state.now_ms.set(host::now_ms());
-        if state.sidecar.is_some() {
-            let progress = state.board.progress().progress;
-            self.catch_up(&state, &progress);
-            self.follow(&state);
-            self.make_up_claims(&state);
-            if let Some(gauge) = self.poll_age.as_ref().filter(|_| progress.polled_ms != 0) {
-                gauge.record(state.now_ms.get().saturating_sub(progress.polled_ms) / 1_000);
-            }
-        }
-        state.flush_metrics();
-    }
-
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
-        // Envoy gives no request to a filter whose configuration was refused.
-        self.state.clone().map(|state| Box::new(Stream::new(state)) as Box<dyn HttpContext>)
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
     }
 }

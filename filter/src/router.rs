@@ -1,7 +1,11 @@
 //! The nodes, with the header values that choose them ready to write.
 
 use affinity::{Membership, Port, SessionKey, plan::Plan};
+use arrayvec::ArrayString;
 use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// Two addresses, the longest of which is an IPv6 one with its zone: 58 bytes.
+const LONGEST_LIST: usize = 128;
 
 /// One node's addresses as Envoy's two policies want them.
 struct Berth {
@@ -59,13 +63,15 @@ impl Router {
     }
 
     /// What `override_host` is to be told: the nodes at `places`, in order.
-    pub(crate) fn next(&self, places: &[usize], port: Port) -> String {
-        let mut list = String::with_capacity(24 * places.len());
+    pub(crate) fn next(&self, places: &[usize], port: Port) -> ArrayString<LONGEST_LIST> {
+        let mut list = ArrayString::new();
         for address in places.iter().filter_map(|place| self.berths.get(*place)?.plain.get(index(port))) {
-            if !list.is_empty() {
-                list.push(',');
+            let comma = if list.is_empty() { "" } else { "," };
+            // What does not fit is left out; a plan does.
+            if list.remaining_capacity() > address.len() {
+                list.push_str(comma);
+                list.push_str(address);
             }
-            list.push_str(address);
         }
         list
     }

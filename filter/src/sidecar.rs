@@ -6,9 +6,8 @@ use affinity::{
     SessionKey,
     wire::{self, Claim, WatchQuery},
 };
-use proxy_wasm::types::Status;
 
-use crate::host;
+use crate::host::{self, Refused};
 
 /// The shortest and the longest time to leave a failing sidecar alone.
 const SHORTEST_PAUSE_MS: u64 = 250;
@@ -48,31 +47,31 @@ impl Sidecar {
     }
 
     /// Asks who owns `key`; the answer comes to the context that asks.
-    pub(crate) fn look_up(&self, key: &SessionKey) -> Result<u32, Status> {
-        self.call("GET", &format!("/v1/owners/{key}"), None, self.timeout)
+    pub(crate) fn look_up(&self, key: &SessionKey) -> Result<u32, Refused> {
+        self.call("GET", &format!("/v1/owners/{key}"), &[], self.timeout)
     }
 
     /// Claims a session; the answer comes to the context that asks.
-    pub(crate) fn claim(&self, claim: &Claim) -> Result<u32, Status> {
-        self.call("POST", "/v1/claims", Some(&wire::encode(claim)), self.timeout)
+    pub(crate) fn claim(&self, claim: &Claim) -> Result<u32, Refused> {
+        self.call("POST", "/v1/claims", &wire::encode(claim), self.timeout)
     }
 
     /// Asks for changes; the answer comes when there are some, or after `wait_ms`.
-    pub(crate) fn watch(&self, query: &WatchQuery) -> Result<u32, Status> {
+    pub(crate) fn watch(&self, query: &WatchQuery) -> Result<u32, Refused> {
         let WatchQuery { generation, position, membership, wait_ms } = *query;
         let path = format!(
             "/v1/watch?generation={generation}&position={position}&membership={membership}&wait_ms={wait_ms}"
         );
         let patience = Duration::from_millis(u64::from(wait_ms)) + Duration::from_secs(3);
-        self.call("GET", &path, None, patience)
+        self.call("GET", &path, &[], patience)
     }
 
-    fn call(&self, method: &str, path: &str, body: Option<&[u8]>, timeout: Duration) -> Result<u32, Status> {
+    fn call(&self, method: &str, path: &str, body: &[u8], timeout: Duration) -> Result<u32, Refused> {
         let mut headers = vec![(":method", method), (":path", path), (":authority", "mooring")];
-        if body.is_some() {
+        if !body.is_empty() {
             headers.push(("content-type", wire::CONTENT_TYPE));
         }
-        host::call(&self.cluster, headers, body, timeout)
+        host::call(&self.cluster, &headers, body, timeout)
     }
 }
 

@@ -143,6 +143,12 @@ impl State {
         waiting.push_back(claim);
     }
 
+    /// Counts this VM's table no more.
+    pub(crate) fn retire(&self) {
+        self.entries.set(&self.metrics.table_entries, 0);
+        self.metrics.flush();
+    }
+
     pub(crate) fn flush_metrics(&self) {
         let entries = self.owners.borrow().len();
         self.entries.set(&self.metrics.table_entries, i64::try_from(entries).unwrap_or(i64::MAX));

@@ -9,13 +9,15 @@ use affinity::{
     plan::Reason,
     wire::{self, Claim, ClaimReply, OwnerReply},
 };
-use proxy_wasm::{
-    hostcalls,
-    traits::{Context, HttpContext},
-    types::{Action, MapType},
-};
 
-use crate::{host, metrics::count, owners::Holding, sidecar::Sidecar, state::State};
+use crate::{
+    host::{self, Half, Map},
+    metrics::count,
+    owners::Holding,
+    sidecar::Sidecar,
+    state::State,
+    vm::Action,
+};
 
 /// For Envoy's `stateful_session`: the chosen node's address in base64. On a response it is there if
 /// another host served, and names that one.
@@ -45,6 +47,60 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(state: Rc<State>) -> Self {
         Self { state, port: Port::Http, session: None, chosen: None, waiting: Waiting::Nothing }
+    }
+
+    /// Chooses the node of a request.
+    pub(crate) fn request(&mut self) -> Action {
+        let path = host::header(Map::Request, ":path");
+        self.port = Port::of_path(&path.unwrap_or_default());
+        let cookies = host::header(Map::Request, "cookie");
+        match cookies.as_deref().and_then(cookie::session_id) {
+            Some(sid) => self.route_session(SessionKey::of_session_id(sid)),
+            None => {
+                self.choose(self.address_key(), None);
+                let metrics = &self.state.metrics;
+                count(if self.chosen.is_some() { &metrics.by_address } else { &metrics.nowhere });
+                Action::Continue
+            }
+        }
+    }
+
+    /// Claims the session that a response begins.
+    pub(crate) fn response(&mut self) -> Action {
+        let served_by = self.served_by();
+        match (served_by, self.session_set()) {
+            // A node that sends a session's own id back did not begin it: it may never have had it, as
+            // with a websocket of a session whose owner is gone.
+            (Some(seed), Some(key)) if self.session != Some(key) => self.claim(key, seed),
+            _ => Action::Continue,
+        }
+    }
+
+    /// The call whose answer it waits for.
+    pub(crate) fn awaits(&self) -> Option<u32> {
+        match self.waiting {
+            Waiting::Nothing => None,
+            Waiting::Owner(token, ..) | Waiting::Claim(token, _) => Some(token),
+        }
+    }
+
+    /// Goes on with the answer that it waits for. A reply that came before its request had gone on
+    /// left an answer that nobody waits for any more.
+    pub(crate) fn answered(&mut self, token: u32, answer: Option<Vec<u8>>) {
+        if self.awaits() != Some(token) {
+            return;
+        }
+        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::Owner(_, key, known) => {
+                self.owner_answered(key, known, answer);
+                host::resume(Half::Request);
+            }
+            Waiting::Claim(_, claim) => {
+                self.claim_answered(claim, answer);
+                host::resume(Half::Response);
+            }
+            Waiting::Nothing => {}
+        }
     }
 
     /// The sidecar, if there is one and it is worth asking.
@@ -80,7 +136,7 @@ impl Stream {
         self.route(key, known.and_then(|holding| holding.owner));
     }
 
-    fn answered(&self) {
+    fn sidecar_answered(&self) {
         if let Some(sidecar) = &self.state.sidecar {
             sidecar.answered();
         }
@@ -111,8 +167,8 @@ impl Stream {
         let router = state.router.borrow();
         let plan = router.plan(key, owner);
         let write = |name: &str, value: Option<&[u8]>| match value {
-            Some(value) => host::set_header(MapType::HttpRequestHeaders, name, value),
-            None => host::remove_header(MapType::HttpRequestHeaders, name),
+            Some(value) => host::set_header(Map::Request, name, value),
+            None => host::remove_header(Map::Request, name),
         };
         let upstream = plan.places.first().and_then(|place| router.upstream(*place, self.port));
         write(UPSTREAM, upstream.map(str::as_bytes));
@@ -126,7 +182,7 @@ impl Stream {
     fn address_key(&self) -> SessionKey {
         let config = &self.state.config;
         let forwarded = || {
-            let chain = host::header(MapType::HttpRequestHeaders, "x-forwarded-for")?;
+            let chain = host::header(Map::Request, "x-forwarded-for")?;
             client_address(&chain, config.trusted_proxies)
         };
         let behind_proxies = if config.trusted_proxies > 0 { forwarded() } else { None };
@@ -138,16 +194,16 @@ impl Stream {
 
     /// Who served the request, as far as it is known.
     fn served_by(&self) -> Option<u64> {
-        let Some(other) = host::header(MapType::HttpResponseHeaders, UPSTREAM) else { return self.chosen };
-        host::remove_header(MapType::HttpResponseHeaders, UPSTREAM);
+        let Some(other) = host::header(Map::Response, UPSTREAM) else { return self.chosen };
+        host::remove_header(Map::Response, UPSTREAM);
         count(&self.state.metrics.elsewhere);
         self.state.router.borrow().seed_of_upstream(&other)
     }
 
     /// The session whose id the response sets, if it sets one.
     fn session_set(&self) -> Option<SessionKey> {
-        host::header(MapType::HttpResponseHeaders, "set-cookie")?;
-        let headers = host::all_headers(MapType::HttpResponseHeaders, "set-cookie");
+        host::header(Map::Response, "set-cookie")?;
+        let headers = host::all_headers(Map::Response, "set-cookie");
         // JSON authentication on Odoo 19 sends the cookie twice; browsers keep the last.
         let sid = headers.iter().rev().find_map(|header| cookie::set_session_id(header))?;
         Some(SessionKey::of_session_id(sid))
@@ -187,7 +243,7 @@ impl Stream {
             self.lookup_failed();
             return self.route_unasked(key, known);
         };
-        self.answered();
+        self.sidecar_answered();
         let now = self.state.now_ms.get();
         let holding = reply.owner.map_or_else(
             || Holding::nobody(now),
@@ -200,7 +256,7 @@ impl Stream {
     fn claim_answered(&mut self, claim: Claim, answer: Option<Vec<u8>>) {
         match answer.and_then(|body| wire::decode::<ClaimReply>(&body)) {
             Some(reply) => {
-                self.answered();
+                self.sidecar_answered();
                 self.state.learn_claim(claim.key, &reply);
             }
             None => {
@@ -211,57 +267,11 @@ impl Stream {
     }
 }
 
-impl Context for Stream {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, _body: usize, _trailers: usize) {
-        let answer = host::call_answer(headers);
-        // A stream that cannot be resumed has ended, and needs it no more.
-        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
-            Waiting::Owner(asked, key, known) if asked == token => {
-                self.owner_answered(key, known, answer);
-                let _ = hostcalls::resume_http_request();
-            }
-            Waiting::Claim(asked, claim) if asked == token => {
-                self.claim_answered(claim, answer);
-                let _ = hostcalls::resume_http_response();
-            }
-            // An answer that came too late for what this stream waits for now.
-            other => self.waiting = other,
-        }
-    }
-}
-
 impl Drop for Stream {
     fn drop(&mut self) {
         // A browser that leaves early gets no answer to its claim, but its session has begun.
         if let Waiting::Claim(_, claim) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             self.state.claim_later(claim);
-        }
-    }
-}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
-        let path = host::header(MapType::HttpRequestHeaders, ":path");
-        self.port = Port::of_path(&path.unwrap_or_default());
-        let cookies = host::header(MapType::HttpRequestHeaders, "cookie");
-        match cookies.as_deref().and_then(cookie::session_id) {
-            Some(sid) => self.route_session(SessionKey::of_session_id(sid)),
-            None => {
-                self.choose(self.address_key(), None);
-                let metrics = &self.state.metrics;
-                count(if self.chosen.is_some() { &metrics.by_address } else { &metrics.nowhere });
-                Action::Continue
-            }
-        }
-    }
-
-    fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
-        let served_by = self.served_by();
-        match (served_by, self.session_set()) {
-            // A node that sends a session's own id back did not begin it: it may never have had it, as
-            // with a websocket of a session whose owner is gone.
-            (Some(seed), Some(key)) if self.session != Some(key) => self.claim(key, seed),
-            _ => Action::Continue,
         }
     }
 }
