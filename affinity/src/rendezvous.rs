@@ -15,13 +15,17 @@ pub fn ranking<const MOST: usize>(
     membership: &Membership,
     eligible: impl Fn(&Node) -> bool,
 ) -> ArrayVec<usize, MOST> {
+    let mut weights = membership.nodes().iter().map(|node| node.weight);
+    let first = weights.next();
+    let weighted = weights.any(|weight| Some(weight) != first);
     // No heap: every request comes through here.
     let mut ranked: ArrayVec<(f64, usize), MOST> = ArrayVec::new();
     for (place, (seed, node)) in membership.seeded().enumerate() {
         if eligible(node) {
             // Insertion suits a handful of nodes. Nodes are in the order of their names: among equal
             // scores the first name wins, everywhere.
-            let score = score(key, seed, node.weight);
+            let uniform = uniform(key, seed);
+            let score = if weighted { score(uniform, node.weight) } else { uniform };
             let rank = ranked.iter().position(|(other, _)| *other < score).unwrap_or(ranked.len());
             if rank < MOST {
                 ranked.truncate(MOST - 1);
@@ -33,12 +37,17 @@ pub fn ranking<const MOST: usize>(
     ranked.into_iter().map(|(_, place)| place).collect()
 }
 
-/// The score of a node for a key: greater is better, and P(best) is the node's share of all weights.
-fn score(key: SessionKey, seed: u64, weight: u16) -> f64 {
+/// What a key and a node draw together, strictly between 0 and 1. Among nodes of one weight the
+/// greatest draw has the greatest score, so the logarithm can be spared.
+fn uniform(key: SessionKey, seed: u64) -> f64 {
     let (high, low) = key.halves();
     let hash = mix(mix(high ^ seed) ^ low);
     // 53 bits make a float strictly between 0 and 1, so that its logarithm is finite and not 0.
-    let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+}
+
+/// The score of a node: greater is better, and P(best) is the node's share of all weights.
+fn score(uniform: f64, weight: u16) -> f64 {
     // libm and not std: a system's logarithm may differ from wasm's in the last bit.
     f64::from(weight) / -libm::log(uniform)
 }

@@ -90,8 +90,7 @@ impl Options {
 /// Builds what is measured, measures it and prints the report.
 pub fn run(options: &Options) -> Result<()> {
     build::all()?;
-    let noop = harness::target().join("mooring/noop.wasm");
-    build::module("noop-filter", "noop_filter", &noop)?;
+    build::module("noop-filter", "noop_filter", &variants::noop())?;
     tools::envoy()?;
     let programs = proxies::Programs::find()?;
     // One thread: processes end with the thread that started them.

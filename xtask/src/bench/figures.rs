@@ -42,6 +42,8 @@ struct Row {
     of_bare: Option<Spread>,
     /// The same of the filter that does nothing.
     of_noop: Option<Spread>,
+    /// The same of that filter in Mooring's place.
+    of_noop_in_place: Option<Spread>,
     cpu_us_per_request: Spread,
     /// Processor time beyond bare Envoy's in the same round, in microseconds a request.
     cpu_us_over_bare: Option<Spread>,
@@ -66,7 +68,7 @@ impl Report {
             let name = variant.to_string();
             measured.iter().find(|(other, _)| *other == name).map(|(_, slices)| slices.as_slice())
         };
-        let (bare, noop) = (rounds_of(Variant::Bare), rounds_of(Variant::Noop));
+        let [bare, noop, in_place] = [Variant::Bare, Variant::Noop, Variant::NoopInPlace].map(rounds_of);
         let row = |(name, slices): &(String, Vec<Slice>)| {
             // Rounds are compared with themselves: what else the machine did changes from one to the next.
             let paired = |base: Option<&[Slice]>, compare: fn(&Slice, &Slice) -> f64| {
@@ -79,6 +81,7 @@ impl Report {
                 requests_per_second: spread(|slice| slice.rate)?,
                 of_bare: paired(bare, share),
                 of_noop: paired(noop, share),
+                of_noop_in_place: paired(in_place, share),
                 cpu_us_per_request: spread(|slice| slice.cpu_us)?,
                 cpu_us_over_bare: paired(bare, |slice, base| slice.cpu_us - base.cpu_us),
                 p50_ms: spread(|slice| slice.p50_us / 1e3)?.median,
@@ -117,6 +120,7 @@ impl Report {
             "requests/s",
             "of bare Envoy",
             "of no-op wasm",
+            "of it in place",
             "CPU µs/request",
             "over bare",
             "p50 ms",
@@ -129,6 +133,7 @@ impl Report {
                 row.requests_per_second.show(0),
                 shown(row.of_bare, 3),
                 shown(row.of_noop, 3),
+                shown(row.of_noop_in_place, 3),
                 row.cpu_us_per_request.show(1),
                 shown(row.cpu_us_over_bare, 1),
                 format!("{:.2}", row.p50_ms),
@@ -142,10 +147,14 @@ impl Report {
             let row = |case: &super::wasmtime::Case| {
                 let spread = Spread { median: case.ns_median, q1: case.ns_q1, q3: case.ns_q3 };
                 let calls = case.hostcalls.iter().map(|(name, count)| format!("{name} {count}"));
-                [case.name.clone(), spread.show(0), calls.collect::<Vec<_>>().join(", ")]
+                let own = format!("{:.0}", case.ns_median - case.ns_in_hostcalls);
+                [case.name.clone(), spread.show(0), own, calls.collect::<Vec<_>>().join(", ")]
             };
             text += "\n";
-            text += &table(&["the module in wasmtime", "ns", "hostcalls"], wasmtime.cases.iter().map(row));
+            text += &table(
+                &["a request in wasmtime", "ns", "module's own", "hostcalls"],
+                wasmtime.cases.iter().map(row),
+            );
         }
         if let Some(error) = &self.wasmtime_error {
             text += &format!("\n**The module in wasmtime was NOT measured:** {error}\n");

@@ -2,7 +2,11 @@
 //! routes, timeouts, retries and health checks of `envoy/envoy.yaml`; they differ only in how a
 //! request finds its node.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use anyhow::{Context, Result, bail};
 use harness::envoy::{Bootstrap, Endpoint};
@@ -22,10 +26,10 @@ pub enum Variant {
     Maglev,
     /// Envoy, `stateful_session` with a cookie of its own.
     Cookie,
-    /// Envoy, round robin, with a wasm filter that does nothing, as the SDK makes it.
+    /// Envoy, round robin, with a wasm filter that does nothing.
     Noop,
-    /// The same without the callbacks that Mooring's module has not either.
-    NoopStripped,
+    /// The filter that does nothing in Mooring's place: what Envoy's own part of the scheme costs.
+    NoopInPlace,
     /// Envoy with Mooring, as users copy it.
     Mooring,
     /// The same with a Lua script in the filter's place.
@@ -53,7 +57,7 @@ impl Variant {
         Self::Maglev,
         Self::Cookie,
         Self::Noop,
-        Self::NoopStripped,
+        Self::NoopInPlace,
         Self::Mooring,
         Self::Lua,
         Self::Nginx,
@@ -66,7 +70,7 @@ impl Variant {
             Self::Maglev => "envoy-maglev",
             Self::Cookie => "envoy-stateful-session",
             Self::Noop => "noop-wasm",
-            Self::NoopStripped => "noop-wasm-stripped",
+            Self::NoopInPlace => "noop-wasm-in-place",
             Self::Mooring => "mooring",
             Self::Lua => "lua",
             Self::Nginx => "nginx-ip-hash",
@@ -77,7 +81,7 @@ impl Variant {
 
     /// Whether a session must stay where it is.
     pub fn is_sticky(&self) -> bool {
-        !matches!(self, Self::Bare | Self::Noop | Self::NoopStripped)
+        !matches!(self, Self::Bare | Self::Noop)
     }
 
     /// Whether it has Mooring's filter, which hears from the sidecar.
@@ -147,26 +151,33 @@ pub fn bootstrap(variant: &Variant, place: &Place<'_>) -> Result<Bootstrap> {
             without_mooring(&mut envoy);
             put_first(&mut envoy, cookie_session());
         }
-        Variant::Noop | Variant::NoopStripped => {
-            let mut wasm = envoy.filter("mooring").clone();
+        Variant::Noop => {
+            load(&mut envoy, &noop());
+            let wasm = envoy.filter("mooring").clone();
             without_mooring(&mut envoy);
-            let config = &mut wasm["typed_config"]["config"];
-            config["vm_config"]["code"]["local"]["filename"] = json!(harness::target().join(match variant {
-                Variant::Noop => "wasm32-wasip1/wasm/noop_filter.wasm",
-                _ => "mooring/noop.wasm",
-            }));
             put_first(&mut envoy, wasm);
         }
+        Variant::NoopInPlace => load(&mut envoy, &noop()),
         Variant::Mooring => {}
         Variant::Lua => *envoy.filter("mooring") = super::proxies::lua(place.nodes),
         Variant::Other(Other { module, .. }) => {
             if let Some(module) = module {
-                envoy.wasm()["vm_config"]["code"]["local"]["filename"] = json!(module);
+                load(&mut envoy, module);
             }
         }
         Variant::Nginx | Variant::Haproxy => bail!("{variant} is no Envoy"),
     }
     Ok(envoy)
+}
+
+/// Where the module is built that does nothing, without the callbacks that Mooring's has not either.
+pub fn noop() -> PathBuf {
+    harness::target().join("mooring/noop.wasm")
+}
+
+/// Has Envoy load another module in place of Mooring's.
+fn load(envoy: &mut Bootstrap, module: &Path) {
+    envoy.wasm()["vm_config"]["code"]["local"]["filename"] = json!(module);
 }
 
 /// Takes away everything that is there for Mooring; what is left is an Envoy that takes the nodes in

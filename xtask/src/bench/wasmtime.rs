@@ -21,6 +21,8 @@ pub struct Case {
     pub ns_median: f64,
     pub ns_q1: f64,
     pub ns_q3: f64,
+    /// Of the median, what the host and its calls took: the rest is the module's.
+    pub ns_in_hostcalls: f64,
     /// Calls of each host function in one request.
     pub hostcalls: BTreeMap<String, f64>,
 }
