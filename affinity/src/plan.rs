@@ -18,6 +18,16 @@ pub enum Reason {
     OwnerDown,
 }
 
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Owner => "it owns the session",
+            Self::Home => "nobody owns the session, and this is its home",
+            Self::OwnerDown => "the owner is down or gone, and this is the best of the others",
+        })
+    }
+}
+
 /// Which nodes to try, as places in [`Membership::nodes`]; the first is the choice, the second its
 /// standby.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,11 @@
 //! | `GET /v1/owners/{key}` | [`OwnerReply`] |
 //! | `POST /v1/claims` with [`Claim`] | [`ClaimReply`] |
 //! | `GET /v1/watch?`[`WatchQuery`] | [`WatchReply`], when there is something new or `wait_ms` is over |
-//! | `GET /v1/nodes` | [`NodesReply`], in JSON |
+//! | `GET /v1/nodes` | [`NodesReply`], in JSON; so are all below |
+//! | `POST /v1/nodes/{id}/drain`, `…/undrain` | nothing, once the store has it |
+//! | `GET /v1/nodes/{id}/sessions?from=…` | [`SessionsReply`] |
+//! | `POST /v1/nodes/{id}/move` with [`Sessions`] | [`MoveReply`] |
+//! | `GET /v1/explanations/{key}` | [`Explanation`] |
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -39,6 +43,9 @@ pub struct Owner {
 pub struct OwnerReply {
     /// Who holds the session.
     pub owner: Option<Owner>,
+    /// For how many seconds an owner may be believed without asking again. Asking is what keeps a
+    /// session's record alive.
+    pub believe_s: u32,
 }
 
 /// Asks that `node` own `key`.
@@ -127,14 +134,48 @@ pub struct NodeReport {
     pub weight: u16,
     /// Whether it may be chosen.
     pub state: NodeState,
-    /// Sessions it owns by a record in the directory, where the store can tell.
-    pub sessions: Option<u64>,
+    /// Sessions that it owns and that were in use within the last hour, as all sidecars see them.
+    pub sessions: u64,
     /// How long its last good probe took, in milliseconds.
     pub probe_ms: Option<f64>,
     /// Seconds since its state last changed.
     pub since_seconds: u64,
     /// Why it is down, if it is.
     pub problem: Option<String>,
+}
+
+/// Some sessions with their epochs.
+pub type Sessions = Vec<(SessionKey, u64)>;
+
+/// A page of a node's sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsReply {
+    /// The sessions; there may be none on a page.
+    pub sessions: Sessions,
+    /// What to ask `from` for the next page; none: this was the last.
+    pub next: Option<String>,
+}
+
+/// What became of sessions that were to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReply {
+    /// Sessions that another node owns now.
+    pub moved: u64,
+    /// Sessions that stay: their owner had changed, or no other node is active.
+    pub left: u64,
+}
+
+/// Where a session's requests go, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The session.
+    pub key: SessionKey,
+    /// Who owns it by a record in the store.
+    pub owner: Option<Owner>,
+    /// The nodes that its requests try, in order.
+    pub nodes: Vec<NodeId>,
+    /// Why the first of them is first.
+    pub reason: String,
 }
 
 #[cfg(test)]

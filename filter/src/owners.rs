@@ -2,9 +2,12 @@
 
 use affinity::SessionKey;
 
-/// How long a known owner is believed without asking again: the sidecar prolongs the records of
-/// sessions that are asked for, so this must be short against a session's life.
-pub(crate) const OWNER_TTL_MS: u64 = 3_600_000;
+/// How long an owner is believed of whom the directory's changes tell. They do not say how long the
+/// record has to live.
+pub(crate) const CHANGE_TTL_MS: u64 = 60_000;
+/// How long the answer to a claim is believed. A first claim is provisional: the store drops it within
+/// minutes unless somebody comes back with the session and its owner is asked for.
+pub(crate) const CLAIM_TTL_MS: u64 = 1_000;
 /// How long "nobody owns it" is believed: first claims are not announced.
 pub(crate) const NOBODY_TTL_MS: u64 = 5_000;
 
@@ -20,8 +23,9 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    pub(crate) fn owned(owner: u64, epoch: u64, now_ms: u64) -> Self {
-        Self { owner: Some(owner), epoch, expires_ms: now_ms + OWNER_TTL_MS }
+    /// An owner that may be believed for a while.
+    pub(crate) fn owned(owner: u64, epoch: u64, now_ms: u64, believe_ms: u64) -> Self {
+        Self { owner: Some(owner), epoch, expires_ms: now_ms.saturating_add(believe_ms) }
     }
 
     /// An owner of whom the sidecar has yet to hear, to be asked about soon: until then somebody else
@@ -121,6 +125,8 @@ impl OwnerTable {
 mod tests {
     use super::*;
 
+    const HOUR: u64 = 3_600_000;
+
     fn key(number: u32) -> SessionKey {
         SessionKey::of_session_id(&number.to_be_bytes())
     }
@@ -128,7 +134,7 @@ mod tests {
     #[test]
     fn after_a_reset_all_is_asked_again_but_what_nobody_else_knows() {
         let mut table = OwnerTable::new(16);
-        table.set(key(1), Holding::owned(7, 3, 1_000));
+        table.set(key(1), Holding::owned(7, 3, 1_000, HOUR));
         table.set(key(2), Holding::nobody(1_000));
         table.set(key(3), Holding::unconfirmed(7, 1_000));
         table.reset();
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn late_answers_undo_nothing() {
         let now = 1_000;
-        let (first, second) = (Holding::owned(7, 1, now), Holding::owned(8, 2, now));
+        let (first, second) = (Holding::owned(7, 1, now, HOUR), Holding::owned(8, 2, now, HOUR));
         let (nobody, unconfirmed) = (Holding::nobody(now), Holding::unconfirmed(9, now));
         for (new, old, expected) in [
             (second, first, true),
@@ -156,7 +162,7 @@ mod tests {
         ] {
             assert_eq!(new.supersedes(&old, now), expected, "{new:?} after {old:?}");
         }
-        let later = now + OWNER_TTL_MS;
+        let later = now + HOUR;
         assert!(nobody.supersedes(&first, later), "a record that ran out may be gone");
         assert!(first.supersedes(&second.outdated(), now), "epochs may have begun anew");
         assert!(!nobody.supersedes(&unconfirmed, later));
@@ -166,8 +172,8 @@ mod tests {
     fn a_newer_holding_replaces_the_older() {
         let mut table = OwnerTable::new(16);
         table.set(key(1), Holding::nobody(0));
-        table.set(key(1), Holding::owned(7, 2, 0));
-        assert_eq!(table.get(&key(1)), Some(Holding::owned(7, 2, 0)));
+        table.set(key(1), Holding::owned(7, 2, 0, HOUR));
+        assert_eq!(table.get(&key(1)), Some(Holding::owned(7, 2, 0, HOUR)));
         assert_eq!(table.len(), 1);
     }
 
@@ -175,7 +181,7 @@ mod tests {
     fn is_bounded_and_keeps_what_is_used() {
         let mut table = OwnerTable::new(160);
         for number in 0..10_000 {
-            table.set(key(number), Holding::owned(7, 1, 0));
+            table.set(key(number), Holding::owned(7, 1, 0, HOUR));
             assert!(table.get(&key(0)).is_some(), "after {number}");
         }
         assert_eq!(table.len(), 160);

@@ -12,7 +12,7 @@ use crate::{
     board::Board,
     config::Config,
     metrics::{Metrics, Share, count},
-    owners::{Holding, OwnerTable},
+    owners::{CHANGE_TTL_MS, CLAIM_TTL_MS, Holding, OwnerTable},
     router::Router,
     sidecar::Sidecar,
 };
@@ -95,7 +95,7 @@ impl State {
     /// Remembers whom the sidecar named as owner in answer to a claim.
     pub(crate) fn learn_claim(&self, key: SessionKey, reply: &ClaimReply) {
         let ClaimReply { owner, .. } = reply;
-        self.learn(key, Holding::owned(owner.node.seed(), owner.epoch, self.now_ms.get()));
+        self.learn(key, Holding::owned(owner.node.seed(), owner.epoch, self.now_ms.get(), CLAIM_TTL_MS));
     }
 
     /// Applies a change that the directory announced to this VM's table.
@@ -112,10 +112,10 @@ impl State {
     /// What a change means now.
     pub(crate) fn holding_of(&self, change: &Change) -> Holding {
         let now = self.now_ms.get();
-        change
-            .owner
-            .as_ref()
-            .map_or_else(|| Holding::nobody(now), |owner| Holding::owned(owner.node.seed(), owner.epoch, now))
+        change.owner.as_ref().map_or_else(
+            || Holding::nobody(now),
+            |owner| Holding::owned(owner.node.seed(), owner.epoch, now, CHANGE_TTL_MS),
+        )
     }
 
     /// Has what may be stale asked for again.

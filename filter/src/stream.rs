@@ -247,7 +247,7 @@ impl Stream {
         let now = self.state.now_ms.get();
         let holding = reply.owner.map_or_else(
             || Holding::nobody(now),
-            |owner| Holding::owned(owner.node.seed(), owner.epoch, now),
+            |owner| Holding::owned(owner.node.seed(), owner.epoch, now, u64::from(reply.believe_s) * 1_000),
         );
         let holding = self.state.learn(key, holding);
         self.route(key, holding.owner);

@@ -6,14 +6,19 @@ use std::{
 };
 
 use affinity::{
-    SessionKey,
-    wire::{self, CONTENT_TYPE, Claim, Cursor, NodesReply, OwnerReply, WatchQuery, WatchReply},
+    NodeId, SessionKey,
+    plan::plan,
+    wire::{
+        self, CONTENT_TYPE, Claim, Cursor, Explanation, MoveReply, NodesReply, OwnerReply, Sessions,
+        SessionsReply, WatchQuery, WatchReply,
+    },
 };
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{DefaultBodyLimit, Path, Query, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -25,10 +30,13 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     store::{LARGEST_EPOCH, StoreError},
+    token::Token,
 };
 
 /// A claim is under 200 bytes.
 const LARGEST_BODY: usize = 4 << 10;
+/// The most sessions that are moved at once; each is under 60 bytes of JSON.
+pub(crate) const MOST_MOVED: usize = 64;
 /// The longest that a watch waits, whatever it asks for.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);
 
@@ -37,17 +45,26 @@ pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What whoever asks must show, if anything.
+    pub(crate) token: Option<Token>,
     /// Cancelled when the process is to end.
     pub(crate) shutdown: CancellationToken,
 }
 
 /// Every route.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let guarded = Router::new()
         .route("/v1/owners/{key}", get(owner))
         .route("/v1/claims", post(claim))
         .route("/v1/watch", get(watch))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{id}/drain", post(drain))
+        .route("/v1/nodes/{id}/undrain", post(undrain))
+        .route("/v1/nodes/{id}/sessions", get(sessions))
+        .route("/v1/nodes/{id}/move", post(move_sessions))
+        .route("/v1/explanations/{key}", get(explain))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
+    guarded
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -65,13 +82,32 @@ fn unavailable(error: &StoreError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
 }
 
+fn bad(problem: impl std::fmt::Display) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response()
+}
+
+/// Lets pass who shows the token, if there is one.
+async fn check_token(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    match &shared.token {
+        Some(token) if !token.is_shown_by(shown) => {
+            (StatusCode::UNAUTHORIZED, "the shared token is missing or wrong\n").into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
 async fn owner(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Response {
     let key: SessionKey = match key.parse() {
         Ok(key) => key,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => return bad(error),
     };
     match shared.directory.owner(key).await {
-        Ok(owner) => encoded(&OwnerReply { owner }),
+        Ok(Some((owner, fresh_for))) => {
+            let believe_s = u32::try_from(fresh_for.as_secs()).unwrap_or(u32::MAX);
+            encoded(&OwnerReply { owner: Some(owner), believe_s })
+        }
+        Ok(None) => encoded(&OwnerReply { owner: None, believe_s: 0 }),
         Err(error) => unavailable(&error),
     }
 }
@@ -79,7 +115,7 @@ async fn owner(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Re
 async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     // No epoch becomes so great by growing.
     let Some(claim) = wire::decode(&body).filter(|claim: &Claim| claim.expect < LARGEST_EPOCH) else {
-        return (StatusCode::BAD_REQUEST, "the body is no claim\n").into_response();
+        return bad("the body is no claim");
     };
     match shared.directory.claim(claim).await {
         Ok(reply) => encoded(&reply),
@@ -121,8 +157,99 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
-    let sessions = shared.directory.sessions().await;
-    Json(NodesReply { nodes: shared.registry.reports(sessions.as_ref()) })
+    Json(NodesReply { nodes: shared.registry.reports() })
+}
+
+async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    set_draining(&shared, &id, true).await
+}
+
+async fn undrain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    set_draining(&shared, &id, false).await
+}
+
+async fn set_draining(shared: &Shared, id: &str, draining: bool) -> Response {
+    let id = match known(shared, id) {
+        Ok(id) => id,
+        Err(refusal) => return *refusal,
+    };
+    match shared.directory.set_draining(&id, draining).await {
+        Ok(()) => {
+            tracing::info!(node = %id, "is {}", if draining { "drained" } else { "no longer drained" });
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// A node that is known here.
+fn known(shared: &Shared, id: &str) -> Result<NodeId, Box<Response>> {
+    let reports = shared.registry.reports();
+    reports.iter().map(|report| &report.id).find(|known| known.as_str() == id).cloned().ok_or_else(|| {
+        let names: Vec<&str> = reports.iter().map(|report| report.id.as_str()).collect();
+        let problem = format!("there is no node of this name; there are: {}\n", names.join(", "));
+        Box::new((StatusCode::NOT_FOUND, problem).into_response())
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct From {
+    from: Option<String>,
+}
+
+async fn sessions(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    Query(From { from }): Query<From>,
+) -> Response {
+    let id = match known(&shared, &id) {
+        Ok(id) => id,
+        Err(refusal) => return *refusal,
+    };
+    match shared.directory.owned(&id, from.as_deref()).await {
+        Ok(page) => Json(SessionsReply { sessions: page.sessions, next: page.next }).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// Hands sessions over to where a new one of the same key would go.
+async fn move_sessions(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    Json(sessions): Json<Sessions>,
+) -> Response {
+    let membership = shared.registry.membership().borrow().clone();
+    let mut reply = MoveReply::default();
+    for (key, expect) in sessions.into_iter().take(MOST_MOVED) {
+        let places = plan(&membership, key, None).places;
+        let heir = places.first().and_then(|place| membership.nodes().get(*place)).map(|node| &node.id);
+        let Some(heir) = heir.filter(|heir| heir.as_str() != id) else {
+            reply.left += 1;
+            continue;
+        };
+        match shared.directory.claim(Claim { key, node: heir.clone(), expect }).await {
+            Ok(answer) if answer.granted => reply.moved += 1,
+            Ok(_) => reply.left += 1,
+            Err(error) => return unavailable(&error),
+        }
+    }
+    Json(reply).into_response()
+}
+
+async fn explain(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> Response {
+    let key: SessionKey = match key.parse() {
+        Ok(key) => key,
+        Err(error) => return bad(error),
+    };
+    let owner = match shared.directory.owner(key).await {
+        Ok(owner) => owner.map(|(owner, _)| owner),
+        Err(error) => return unavailable(&error),
+    };
+    let membership = shared.registry.membership().borrow().clone();
+    let plan = plan(&membership, key, owner.as_ref().map(|owner| owner.node.seed()));
+    let nodes = plan.places.iter().filter_map(|place| membership.nodes().get(*place));
+    let nodes = nodes.map(|node| node.id.clone()).collect();
+    Json(Explanation { key, owner, nodes, reason: plan.reason.to_string() }).into_response()
 }
 
 /// Ready: every node was probed, the store can be reached, and the process is not about to end.
@@ -141,9 +268,9 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let sessions = shared.directory.sessions().await;
-    let nodes = shared.registry.reports(sessions.as_ref());
+    let nodes = shared.registry.reports();
     let store_up = shared.directory.ping().await.is_ok();
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], shared.metrics.text(&nodes, store_up)).into_response()
+    ([(header::CONTENT_TYPE, content_type)], shared.metrics.text(&nodes, store_up, shared.directory.cached()))
+        .into_response()
 }

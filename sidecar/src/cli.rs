@@ -4,7 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::node_spec::NodeSpec;
+use affinity::NodeId;
+
+use crate::{
+    node_spec::{NodeSpec, Places},
+    store::{Access, Lifetimes},
+};
 
 /// Makes several unmodified Odoo servers behave as one.
 #[derive(Debug, Parser)]
@@ -20,16 +25,30 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Show the nodes
     Nodes(Nodes),
+    /// Keep new sessions away from a node; those that it has may stay or move
+    Drain(Drain),
+    /// Let a drained node have new sessions again
+    Undrain(Undrain),
+    /// Say where a session's requests go, and why
+    Owner(OwnerOf),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// An Odoo server: ID=HOST:PORT[,gevent=HOST:PORT][,weight=N]. Repeat it, or separate several in
     /// the variable by spaces
-    #[arg(long = "node", env = "MOORING_NODES", value_name = "NODE", value_delimiter = ' ', required = true)]
+    #[arg(long = "node", env = "MOORING_NODES", value_name = "NODE", value_delimiter = ' ')]
     pub(crate) nodes: Vec<NodeSpec>,
 
-    /// Where to listen: a loopback IP:PORT, or unix:PATH. May be repeated
+    /// The name of the Odoo server beside this sidecar: it is registered for all other sidecars
+    #[arg(long, env = "MOORING_NODE_ID", value_name = "ID", requires = "advertise")]
+    pub(crate) node_id: Option<NodeId>,
+
+    /// Where Envoy finds that server: HOST:PORT[,gevent=HOST:PORT][,weight=N]
+    #[arg(long, env = "MOORING_ADVERTISE", value_name = "PLACES", requires = "node_id")]
+    pub(crate) advertise: Option<Places>,
+
+    /// Where to listen: IP:PORT, or unix:PATH. May be repeated. Beyond loopback only with --token-file
     #[arg(
         long,
         env = "MOORING_LISTEN",
@@ -39,7 +58,14 @@ pub(crate) struct Serve {
     )]
     pub(crate) listen: Vec<Listen>,
 
-    /// Where the directory is kept: embedded, or redis://HOST:PORT/DB
+    /// The file of the token that filters and operators must show; without one, whoever reaches an
+    /// address that is listened on is trusted
+    #[arg(long, env = "MOORING_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Where the directory is kept: embedded, redis://HOST:PORT/DB,
+    /// redis+sentinel://HOST:PORT,HOST:PORT/MASTER or redis+cluster://HOST:PORT,HOST:PORT; with rediss
+    /// in place of redis for TLS
     #[arg(
         long,
         env = "MOORING_STORE",
@@ -57,6 +83,32 @@ pub(crate) struct Serve {
     #[arg(long, env = "MOORING_REDIS_PREFIX", value_name = "PREFIX", default_value = "mooring")]
     pub(crate) redis_prefix: String,
 
+    /// The ACL user for Redis
+    #[arg(long, env = "MOORING_REDIS_USER", value_name = "USER")]
+    pub(crate) redis_user: Option<String>,
+
+    /// The file that holds the password for Redis
+    #[arg(long, env = "MOORING_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) redis_password_file: Option<PathBuf>,
+
+    /// The certificates that Redis over TLS is trusted by, in PEM; else the system's
+    #[arg(long, env = "MOORING_REDIS_CA_FILE", value_name = "FILE")]
+    pub(crate) redis_ca_file: Option<PathBuf>,
+
+    /// How long a session that began keeps its owner if nobody comes back with it, in seconds
+    #[arg(long, env = "MOORING_PROVISIONAL_SECONDS", value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    pub(crate) provisional_seconds: u64,
+
+    /// How many owners are kept at hand, at about 80 bytes each
+    #[arg(long, env = "MOORING_CACHE_SESSIONS", value_name = "SESSIONS", default_value_t = 1_000_000,
+          value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    pub(crate) cache_sessions: u64,
+
+    /// How far beyond its fair share of sessions a node may go before new ones go elsewhere, as a factor
+    #[arg(long, env = "MOORING_BOUNDED_LOAD", value_name = "FACTOR", default_value_t = 1.25, value_parser = factor)]
+    pub(crate) bounded_load: f64,
+
     /// How long a session keeps its owner without being used, in seconds (Odoo's own default: 7 days)
     #[arg(long, env = "MOORING_CLAIM_LIFETIME_SECONDS", value_name = "SECONDS", default_value_t = 604_800,
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
@@ -68,6 +120,34 @@ pub(crate) struct Serve {
     /// How logs look
     #[arg(long, env = "MOORING_LOG_FORMAT", value_name = "FORMAT", default_value = "human")]
     pub(crate) log_format: LogFormat,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (1.0..=100.0).contains(factor));
+    factor.ok_or_else(|| "expected a number from 1 to 100, such as 1.25".to_owned())
+}
+
+impl Serve {
+    /// How long owners are remembered.
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        let durable = Duration::from_secs(self.claim_lifetime_seconds);
+        Lifetimes { provisional: Duration::from_secs(self.provisional_seconds).min(durable), durable }
+    }
+
+    /// What is given beside the store's URL.
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            user: self.redis_user.clone(),
+            password_file: self.redis_password_file.clone(),
+            ca_file: self.redis_ca_file.clone(),
+        }
+    }
+
+    /// The node beside this sidecar.
+    pub(crate) fn beside(&self) -> Option<NodeSpec> {
+        let (id, places) = self.node_id.clone().zip(self.advertise.clone())?;
+        Some(places.of(id))
+    }
 }
 
 /// How nodes are probed.
@@ -108,11 +188,79 @@ impl Probe {
     }
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Nodes {
+/// Which sidecar a command asks.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Asked {
     /// Where a sidecar listens: IP:PORT, or unix:PATH
     #[arg(long, env = "MOORING_SIDECAR", value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     pub(crate) sidecar: Listen,
+
+    /// The file of the token that it wants to be shown
+    #[arg(long, env = "MOORING_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The node
+    #[arg(env = "MOORING_DRAIN_NODE")]
+    pub(crate) node: NodeId,
+
+    /// Hand its sessions over to the other nodes
+    #[arg(long = "move", env = "MOORING_DRAIN_MOVE")]
+    pub(crate) move_sessions: bool,
+
+    /// How many sessions to hand over in a second
+    #[arg(long, env = "MOORING_DRAIN_RATE", value_name = "SESSIONS", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+
+    /// Return when it owns no session that was in use within the last hour
+    #[arg(long, env = "MOORING_DRAIN_WAIT")]
+    pub(crate) wait: bool,
+
+    /// Give up waiting after so many seconds
+    #[arg(long, env = "MOORING_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 3_600,
+          value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub(crate) timeout_seconds: u64,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Undrain {
+    /// The node
+    #[arg(env = "MOORING_DRAIN_NODE")]
+    pub(crate) node: NodeId,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OwnerOf {
+    /// A file with the session id or a Cookie header, or - for the standard input. Never the id itself:
+    /// whoever can list processes would read it
+    #[arg(env = "MOORING_COOKIE_FILE", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// JSON for machines
+    #[arg(long, env = "MOORING_JSON")]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+
+    /// Show them again and again, until interrupted
+    #[arg(long, env = "MOORING_WATCH", conflicts_with = "json")]
+    pub(crate) watch: bool,
 
     /// JSON for machines
     #[arg(long, env = "MOORING_JSON")]

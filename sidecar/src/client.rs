@@ -1,8 +1,8 @@
 //! One HTTP/1.1 request to a node or a sidecar, over TCP or a Unix socket.
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Request, StatusCode, client::conn::http1, header, http::request::Builder};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -29,24 +29,35 @@ pub(crate) enum ClientError {
 
 /// The status and the body of the answer to `GET path`.
 pub(crate) async fn get(server: &Listen, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    send(server, Request::get(path), Bytes::new()).await
+}
+
+/// The status and the body of the answer to a request.
+pub(crate) async fn send(
+    server: &Listen,
+    request: Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    let request = request
+        .header(header::USER_AGENT, concat!("mooring/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close");
     match server {
         Listen::Tcp(address) => {
-            exchange(TcpStream::connect(address).await?, &address.to_string(), path).await
+            let request = request.header(header::HOST, address.to_string()).body(Full::new(body))?;
+            exchange(TcpStream::connect(address).await?, request).await
         }
-        Listen::Unix(socket) => exchange(UnixStream::connect(socket).await?, "mooring", path).await,
+        Listen::Unix(socket) => {
+            let request = request.header(header::HOST, "mooring").body(Full::new(body))?;
+            exchange(UnixStream::connect(socket).await?, request).await
+        }
     }
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<(StatusCode, Bytes), ClientError>
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
-        .header(header::HOST, host)
-        .header(header::USER_AGENT, concat!("mooring/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use affinity::{
@@ -13,10 +14,13 @@ use affinity::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    cache::OwnerCache,
     metrics::{ClaimResult, LookupResult, Metrics},
-    store::{Event, Store, StoreError},
+    store::{Event, Lifetimes, Page, Registration, Roster, Store, StoreError},
 };
 
+/// How long an owner is believed that only the cache knows, because the store cannot be reached.
+const STALE: Duration = Duration::from_secs(5);
 /// Changes kept for filters that ask late. Whoever is further behind starts afresh.
 const KEPT_CHANGES: usize = 10_000;
 
@@ -55,14 +59,31 @@ impl Log {
 /// The owners and their changes.
 pub(crate) struct Directory {
     store: Arc<dyn Store>,
+    lifetimes: Lifetimes,
+    cache: OwnerCache,
     metrics: Arc<Metrics>,
     log: Mutex<Log>,
     news: watch::Sender<()>,
+    nodes: watch::Sender<()>,
 }
 
 impl Directory {
-    pub(crate) fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, metrics, log: Mutex::new(Log::new()), news: watch::Sender::default() }
+    /// A directory that keeps `sessions` owners at hand.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        lifetimes: Lifetimes,
+        sessions: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            lifetimes,
+            cache: OwnerCache::new(sessions),
+            metrics,
+            log: Mutex::new(Log::new()),
+            news: watch::Sender::default(),
+            nodes: watch::Sender::default(),
+        }
     }
 
     /// Follows the store for as long as the process lives.
@@ -74,29 +95,60 @@ impl Directory {
             match event {
                 Event::Changed(change) => {
                     self.metrics.changes.inc();
+                    match &change.owner {
+                        Some(owner) => self.cache.change(change.key, owner),
+                        None => self.cache.forget(change.key),
+                    }
                     self.log().add(change);
+                }
+                Event::Nodes => {
+                    self.nodes.send_replace(());
+                    continue;
                 }
                 Event::Lost => {
                     self.metrics.resets.inc();
+                    self.cache.begin_era();
                     *self.log() = Log::new();
+                    self.nodes.send_replace(());
                 }
             }
             self.news.send_replace(());
         }
     }
 
-    /// Who owns a session.
+    /// Who owns a session, and for how long that may be believed.
     ///
     /// # Errors
-    /// If the store cannot say.
-    pub(crate) async fn owner(&self, key: SessionKey) -> Result<Option<Owner>, StoreError> {
-        let owner = self.store.owner(key).await;
-        self.metrics.lookup(match &owner {
-            Ok(Some(_)) => LookupResult::Owned,
-            Ok(None) => LookupResult::Unowned,
-            Err(_) => LookupResult::Failed,
+    /// If the store cannot say and nothing is known here.
+    pub(crate) async fn owner(&self, key: SessionKey) -> Result<Option<(Owner, Duration)>, StoreError> {
+        let (known, era) = (self.cache.get(key), self.cache.era());
+        if let Some((owner, fresh_for)) =
+            known.clone().and_then(|it| it.fresh_for.map(|time| (it.owner, time)))
+        {
+            self.metrics.lookup(LookupResult::Cached);
+            return Ok(Some((owner, fresh_for)));
+        }
+        let found = self.store.owner(key).await;
+        self.metrics.lookup(match (&found, &known) {
+            (Ok(Some(_)), _) => LookupResult::Owned,
+            (Ok(None), _) => LookupResult::Unowned,
+            (Err(_), Some(_)) => LookupResult::Stale,
+            (Err(_), None) => LookupResult::Failed,
         });
-        owner
+        match (found, known) {
+            (Ok(Some(owner)), _) => {
+                let fresh_for = self.lifetimes.prolong_after();
+                self.cache.learn(key, &owner, fresh_for, era);
+                Ok(Some((owner, fresh_for)))
+            }
+            (Ok(None), _) => {
+                self.cache.forget(key);
+                Ok(None)
+            }
+            // Where it was is a better guess than its home.
+            (Err(_), Some(known)) => Ok(Some((known.owner, STALE))),
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// Claims a session.
@@ -104,7 +156,13 @@ impl Directory {
     /// # Errors
     /// If the store cannot say what became of the claim.
     pub(crate) async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
+        let (key, era) = (claim.key, self.cache.era());
         let reply = self.store.claim(claim).await;
+        if let Ok(reply) = &reply {
+            // It counts from now on, and whoever comes back with it is asked after in the store: that
+            // makes a provisional record durable.
+            self.cache.learn(key, &reply.owner, Duration::ZERO, era);
+        }
         self.metrics.claim(match &reply {
             Ok(reply) if reply.granted => ClaimResult::Granted,
             Ok(_) => ClaimResult::Refused,
@@ -125,9 +183,42 @@ impl Directory {
         self.news.subscribe()
     }
 
-    /// How many sessions each node owns, where the store can tell.
-    pub(crate) async fn sessions(&self) -> Option<HashMap<NodeId, u64>> {
-        self.store.sessions().await.ok().flatten()
+    /// Tells when something about the nodes may have changed in the store.
+    pub(crate) fn node_news(&self) -> watch::Receiver<()> {
+        self.nodes.subscribe()
+    }
+
+    /// The sessions in use on each node, as this sidecar sees them.
+    pub(crate) fn loads(&self) -> HashMap<NodeId, u64> {
+        self.cache.loads()
+    }
+
+    /// How many owners are at hand.
+    pub(crate) fn cached(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// [`Store::roster`].
+    ///
+    /// # Errors
+    /// If the store cannot be reached; likewise of the following.
+    pub(crate) async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
+        self.store.roster(own).await
+    }
+
+    /// [`Store::register`].
+    pub(crate) async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
+        self.store.register(registration).await
+    }
+
+    /// [`Store::set_draining`].
+    pub(crate) async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
+        self.store.set_draining(node, draining).await
+    }
+
+    /// [`Store::owned`].
+    pub(crate) async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
+        self.store.owned(node, from).await
     }
 
     /// Whether the store can be reached.

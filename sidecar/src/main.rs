@@ -5,17 +5,23 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod api;
+mod asking;
+mod cache;
 mod cli;
 mod client;
 mod directory;
+mod drain_command;
+mod heartbeat;
 mod logging;
 mod metrics;
 mod node_spec;
 mod nodes_command;
+mod owner_command;
 mod probe;
 mod registry;
 mod serve;
 mod store;
+mod token;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -31,6 +37,15 @@ fn main() -> ExitCode {
             }
             cli::Command::Nodes(options) => {
                 nodes_command::run(options).await.map_err(|error| error.to_string())
+            }
+            cli::Command::Drain(options) => {
+                drain_command::drain(options).await.map_err(|error| error.to_string())
+            }
+            cli::Command::Undrain(options) => {
+                drain_command::undrain(options).await.map_err(|error| error.to_string())
+            }
+            cli::Command::Owner(options) => {
+                owner_command::run(options).await.map_err(|error| error.to_string())
             }
         }
     });

@@ -11,8 +11,12 @@ use crate::registry::Probed;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 pub(crate) enum LookupResult {
+    /// From this sidecar's cache.
+    Cached,
     Owned,
     Unowned,
+    /// From the cache, because the store could not be reached.
+    Stale,
     Failed,
 }
 
@@ -63,6 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) resets: Counter,
     watchers: Gauge,
     store_up: Gauge,
+    cached_owners: Gauge,
     node_states: Family<ByNodeAndState, Gauge>,
     node_sessions: Family<ByNode, Gauge>,
     probe_seconds: Family<ByNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -84,10 +89,16 @@ impl Metrics {
         registry.register("watchers", "Filters that wait for changes", watchers.clone());
         let store_up = Gauge::default();
         registry.register("store_up", "Whether the store can be reached", store_up.clone());
+        let cached_owners = Gauge::default();
+        registry.register("cached_owners", "Owners that need not be asked for", cached_owners.clone());
         let node_states = Family::default();
         registry.register("node_state", "1 for the state that a node is in", node_states.clone());
         let node_sessions = Family::default();
-        registry.register("node_sessions", "Sessions that a node owns", node_sessions.clone());
+        registry.register(
+            "node_sessions",
+            "Sessions in use that a node owns, as all sidecars see them",
+            node_sessions.clone(),
+        );
         let probe_seconds = Family::default();
         registry.register_with_unit(
             "node_probe",
@@ -105,6 +116,7 @@ impl Metrics {
             resets,
             watchers,
             store_up,
+            cached_owners,
             node_states,
             node_sessions,
             probe_seconds,
@@ -139,18 +151,17 @@ impl Metrics {
     }
 
     /// The metrics as text, with what is true of the nodes and the store right now.
-    pub(crate) fn text(&self, nodes: &[NodeReport], store_up: bool) -> String {
+    pub(crate) fn text(&self, nodes: &[NodeReport], store_up: bool, cached: usize) -> String {
         self.store_up.set(store_up.into());
+        self.cached_owners.set(i64::try_from(cached).unwrap_or(i64::MAX));
         for report in nodes {
             let node = report.id.to_string();
             for state in [NodeState::Active, NodeState::Draining, NodeState::Down] {
                 let label = ByNodeAndState { node: node.clone(), state: state.to_string() };
                 self.node_states.get_or_create(&label).set((report.state == state).into());
             }
-            if let Some(sessions) = report.sessions {
-                let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
-                self.node_sessions.get_or_create(&ByNode { node }).set(sessions);
-            }
+            let sessions = i64::try_from(report.sessions).unwrap_or(i64::MAX);
+            self.node_sessions.get_or_create(&ByNode { node }).set(sessions);
         }
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -4,6 +4,22 @@ use std::{net::SocketAddr, str::FromStr};
 
 use affinity::{Node, NodeId, NodeState, membership::MAX_WEIGHT};
 
+/// Where a node is, without its name: `127.0.0.1:8069,gevent=127.0.0.1:8072,weight=2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    http: String,
+    gevent: Option<String>,
+    weight: u16,
+}
+
+impl Places {
+    /// The node of that name at these places.
+    pub(crate) fn of(self, id: NodeId) -> NodeSpec {
+        let Self { http, gevent, weight } = self;
+        NodeSpec { id, http, gevent, weight }
+    }
+}
+
 /// A node whose host names have yet to be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeSpec {
@@ -34,8 +50,17 @@ impl FromStr for NodeSpec {
     type Err = InvalidSpec;
 
     fn from_str(text: &str) -> Result<Self, InvalidSpec> {
-        let (id, rest) = text.split_once('=').ok_or(InvalidSpec::Form)?;
-        let mut parts = rest.split(',');
+        let (id, places) = text.split_once('=').ok_or(InvalidSpec::Form)?;
+        let places: Places = places.parse()?;
+        Ok(places.of(NodeId::new(id)?))
+    }
+}
+
+impl FromStr for Places {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpec> {
+        let mut parts = text.split(',');
         let http = host_port("address", parts.next().unwrap_or_default())?;
         let (mut gevent, mut weight) = (None, None);
         for part in parts {
@@ -50,7 +75,7 @@ impl FromStr for NodeSpec {
                 _ => return Err(InvalidSpec::Unknown(part.to_owned())),
             }
         }
-        Ok(Self { id: NodeId::new(id)?, http, gevent, weight: weight.unwrap_or(1) })
+        Ok(Self { http, gevent, weight: weight.unwrap_or(1) })
     }
 }
 

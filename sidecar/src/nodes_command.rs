@@ -1,44 +1,50 @@
 //! `mooring nodes`: the nodes as a table for people or as JSON for machines.
 
+use std::{io::IsTerminal, time::Duration};
+
 use affinity::wire::{NodeReport, NodesReply};
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::{
-    cli::{Listen, Nodes},
-    client::{self, ClientError},
+    asking::{AskError, Sidecar},
+    cli::Nodes,
 };
 
-/// Why there is no table.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NodesError {
-    #[error("no sidecar answers at {0} ({1}); is `mooring serve` running, and is --sidecar its --listen?")]
-    NoSidecar(Listen, ClientError),
-    #[error("{0} is not a sidecar of this version: it answers {1}")]
-    NotASidecar(Listen, String),
-}
+/// How often a live table is made anew.
+const EVERY: Duration = Duration::from_secs(1);
+/// Clears a terminal, and begins at its top.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Prints the nodes.
+/// Prints the nodes: once, or until it is interrupted.
 ///
 /// # Errors
 /// If no sidecar answers.
 #[allow(clippy::print_stdout)]
-pub(crate) async fn run(options: Nodes) -> Result<(), NodesError> {
-    let sidecar = &options.sidecar;
-    let (status, body) = client::get(sidecar, "/v1/nodes")
-        .await
-        .map_err(|error| NodesError::NoSidecar(sidecar.clone(), error))?;
-    let reply: NodesReply = serde_json::from_slice(&body)
-        .map_err(|error| NodesError::NotASidecar(sidecar.clone(), format!("{status}: {error}")))?;
-    if options.json {
-        println!("{}", String::from_utf8_lossy(&body));
-    } else {
-        println!("{}", table(&reply.nodes));
+pub(crate) async fn run(options: Nodes) -> Result<(), AskError> {
+    let sidecar = Sidecar::new(&options.asked)?;
+    if !options.watch {
+        let reply: NodesReply = sidecar.get("/v1/nodes").await?;
+        if options.json {
+            println!("{}", serde_json::to_string(&reply).unwrap_or_default());
+        } else {
+            println!("{}", table(&reply.nodes));
+        }
+        return Ok(());
     }
-    Ok(())
+    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+    loop {
+        // A sidecar that restarts is waited for: whoever watches does so because things happen.
+        match sidecar.get::<NodesReply>("/v1/nodes").await {
+            Ok(reply) => println!("{clear}{}", table(&reply.nodes)),
+            Err(error @ AskError::NoSidecar(..)) => println!("{clear}{error}"),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 fn table(nodes: &[NodeReport]) -> Table {
-    let total_sessions: u64 = nodes.iter().filter_map(|node| node.sessions).sum();
+    let total_sessions: u64 = nodes.iter().map(|node| node.sessions).sum();
     let total_weight: u64 = nodes.iter().map(|node| u64::from(node.weight)).sum();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
@@ -64,14 +70,15 @@ fn table(nodes: &[NodeReport]) -> Table {
             None => node.state.to_string(),
         };
         let fair = total_sessions as f64 * f64::from(node.weight) / total_weight.max(1) as f64;
-        let share =
-            node.sessions.filter(|_| fair > 0.0).map(|own| format!("{:.0} %", own as f64 / fair * 100.0));
+        let share = Some(node.sessions)
+            .filter(|_| fair > 0.0)
+            .map(|own| format!("{:.0} %", own as f64 / fair * 100.0));
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
         table.add_row([
             Cell::new(&node.id),
             Cell::new(state).fg(color),
-            right(or_dash(node.sessions.map(|count| count.to_string()))),
+            right(node.sessions.to_string()),
             right(or_dash(share)),
             Cell::new(&node.http),
             Cell::new(or_dash(node.gevent.clone())),
@@ -100,7 +107,7 @@ mod tests {
     fn a_table_says_what_is_wrong_and_what_is_unknown() {
         let json = r#"{"nodes":[
             {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null},
-            {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":null,"probe_ms":null,"since_seconds":9000,"problem":"refused"}]}"#;
+            {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":0,"probe_ms":null,"since_seconds":9000,"problem":"refused"}]}"#;
         let reply: NodesReply = serde_json::from_str(json).unwrap();
         let text = table(&reply.nodes).to_string();
         for part in ["active", "133 %", "1.2 ms", "5 s", "down: refused", "–", "2 h", "odoo:1"] {

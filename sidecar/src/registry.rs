@@ -1,7 +1,7 @@
 //! The nodes: where they are, and what their probes say of them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,7 +9,13 @@ use std::{
 use affinity::{Membership, Node, NodeId, NodeState, membership::InvalidMembership, wire::NodeReport};
 use tokio::sync::watch;
 
-use crate::node_spec::NodeSpec;
+use crate::{
+    node_spec::NodeSpec,
+    store::{Registered, Registration, Roster},
+};
+
+/// A node whose sidecar has not registered it for this long is down.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a probe found: the node's addresses and how long it took to answer, or what is wrong.
 pub(crate) type Probed = Result<(Node, Duration), String>;
@@ -35,10 +41,33 @@ struct Entry {
     since: Instant,
 }
 
-/// The nodes that this sidecar was told of.
+/// A node that its own sidecar registers, as the store told of it last.
+struct Remote {
+    registered: Registered,
+    since: Instant,
+}
+
+impl Remote {
+    fn state(&self) -> NodeState {
+        if self.registered.age > HEARTBEAT_PATIENCE { NodeState::Down } else { self.registered.node.state }
+    }
+}
+
+#[derive(Default)]
+struct Nodes {
+    /// Those that this sidecar was told of and probes itself.
+    own: Vec<Entry>,
+    /// Those that others register.
+    remote: Vec<Remote>,
+    draining: BTreeSet<NodeId>,
+    /// Sessions in use on each node, as all sidecars see them.
+    loads: HashMap<NodeId, u64>,
+}
+
+/// The nodes: those that this sidecar was told of, and those that others register.
 pub(crate) struct Registry {
     thresholds: Thresholds,
-    entries: Mutex<Vec<Entry>>,
+    nodes: Mutex<Nodes>,
     membership: watch::Sender<Arc<Membership>>,
 }
 
@@ -68,11 +97,12 @@ impl Registry {
             });
         }
         entries.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
-        Ok(Self { thresholds, entries: Mutex::new(entries), membership: watch::Sender::default() })
+        let nodes = Nodes { own: entries, ..Nodes::default() };
+        Ok(Self { thresholds, nodes: Mutex::new(nodes), membership: watch::Sender::default() })
     }
 
     pub(crate) fn specs(&self) -> Vec<NodeSpec> {
-        self.entries().iter().map(|entry| entry.spec.clone()).collect()
+        self.nodes().own.iter().map(|entry| entry.spec.clone()).collect()
     }
 
     /// The nodes as filters are told, and whenever that changes.
@@ -82,19 +112,93 @@ impl Registry {
 
     /// Whether every node's probes have agreed on its state.
     pub(crate) fn is_settled(&self) -> bool {
-        self.entries().iter().all(|entry| entry.settled)
+        self.nodes().own.iter().all(|entry| entry.settled)
     }
 
     /// Takes in what a probe found.
     pub(crate) fn report(&self, id: &NodeId, probed: Probed) {
-        let mut entries = self.entries();
-        if let Some(entry) = entries.iter_mut().find(|entry| entry.spec.id == *id) {
+        let mut nodes = self.nodes();
+        if let Some(entry) = nodes.own.iter_mut().find(|entry| entry.spec.id == *id) {
             entry.take_in(probed, self.thresholds);
         }
-        let nodes = entries
-            .iter()
-            .filter_map(|entry| entry.node.as_ref().map(|node| Node { state: entry.state, ..node.clone() }));
-        match Membership::new(nodes.collect()) {
+        self.publish(&nodes);
+    }
+
+    /// Takes in what the store knows of nodes, and how many sessions all sidecars see in use.
+    pub(crate) fn take_in(&self, roster: Roster, mut loads: HashMap<NodeId, u64>) {
+        let mut nodes = self.nodes();
+        for (node, count) in roster.loads {
+            *loads.entry(node).or_default() += count;
+        }
+        let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
+        let mut remote = Vec::new();
+        for registered in roster.nodes.into_iter().filter(|it| !is_own(&it.node.id)) {
+            let before = nodes.remote.iter().find(|it| it.registered.node.id == registered.node.id);
+            let mut now = Remote { registered, since: Instant::now() };
+            if let Some(before) = before.filter(|before| before.state() == now.state()) {
+                now.since = before.since;
+            } else {
+                tracing::info!(node = %now.registered.node.id, "is {}, as its sidecar says", now.state());
+            }
+            remote.push(now);
+        }
+        // Where two claim one address, the one that was heard of last has it: pods inherit addresses.
+        remote.sort_by_key(|it| it.registered.age);
+        (nodes.remote, nodes.draining, nodes.loads) = (remote, roster.draining, loads);
+        self.publish(&nodes);
+    }
+
+    /// What the store is to know of a node that this sidecar probes, once a probe has succeeded.
+    pub(crate) fn registration(&self, id: &NodeId) -> Option<Registration> {
+        let nodes = self.nodes();
+        let entry = nodes.own.iter().find(|entry| entry.spec.id == *id)?;
+        let (node, latency) = (entry.node.as_ref()?, entry.latency?);
+        let node = Node { state: entry.state, ..node.clone() };
+        Some(Registration { node, probe_ms: latency.as_secs_f64() * 1_000.0 })
+    }
+
+    /// Sessions in use on each node, as all sidecars see them.
+    pub(crate) fn loads(&self) -> HashMap<NodeId, u64> {
+        self.nodes().loads.clone()
+    }
+
+    /// The nodes as an operator sees them.
+    pub(crate) fn reports(&self) -> Vec<NodeReport> {
+        let nodes = self.nodes();
+        let sessions = |id: &NodeId| nodes.loads.get(id).copied().unwrap_or_default();
+        let own = nodes.own.iter().map(|entry| NodeReport {
+            id: entry.spec.id.clone(),
+            http: entry.spec.http.clone(),
+            gevent: entry.spec.gevent.clone(),
+            weight: entry.spec.weight,
+            state: nodes.state(&entry.spec.id, entry.state),
+            sessions: sessions(&entry.spec.id),
+            probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
+            since_seconds: entry.since.elapsed().as_secs(),
+            problem: entry.problem.clone(),
+        });
+        let remote = nodes.remote.iter().map(|it| {
+            let (node, age) = (&it.registered.node, it.registered.age);
+            let silent = age > HEARTBEAT_PATIENCE;
+            NodeReport {
+                id: node.id.clone(),
+                http: node.http.to_string(),
+                gevent: node.gevent.map(|address| address.to_string()),
+                weight: node.weight,
+                state: nodes.state(&node.id, it.state()),
+                sessions: sessions(&node.id),
+                probe_ms: it.registered.probe_ms,
+                since_seconds: it.since.elapsed().as_secs(),
+                problem: silent.then(|| format!("its sidecar was last heard of {} s ago", age.as_secs())),
+            }
+        });
+        let mut reports: Vec<NodeReport> = own.chain(remote).collect();
+        reports.sort_by(|a, b| a.id.cmp(&b.id));
+        reports
+    }
+
+    fn publish(&self, nodes: &Nodes) {
+        match nodes.membership() {
             Ok(next) => {
                 self.membership.send_if_modified(|present| {
                     let differs = **present != next;
@@ -108,24 +212,39 @@ impl Registry {
         }
     }
 
-    /// The nodes as an operator sees them.
-    pub(crate) fn reports(&self, sessions: Option<&HashMap<NodeId, u64>>) -> Vec<NodeReport> {
-        let report = |entry: &Entry| NodeReport {
-            id: entry.spec.id.clone(),
-            http: entry.spec.http.clone(),
-            gevent: entry.spec.gevent.clone(),
-            weight: entry.spec.weight,
-            state: entry.state,
-            sessions: sessions.map(|counts| counts.get(&entry.spec.id).copied().unwrap_or_default()),
-            probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
-            since_seconds: entry.since.elapsed().as_secs(),
-            problem: entry.problem.clone(),
-        };
-        self.entries().iter().map(report).collect()
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Nodes {
+    /// A node's state, if it is not drained.
+    fn state(&self, id: &NodeId, state: NodeState) -> NodeState {
+        match state {
+            NodeState::Active if self.draining.contains(id) => NodeState::Draining,
+            state => state,
+        }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn membership(&self) -> Result<Membership, InvalidMembership> {
+        let own = self.own.iter().filter_map(|entry| {
+            let node = entry.node.as_ref()?;
+            Some(Node { state: self.state(&node.id, entry.state), ..node.clone() })
+        });
+        let mut list: Vec<Node> = own.collect();
+        let mut membership = Membership::new(list.clone())?;
+        for it in &self.remote {
+            let node = &it.registered.node;
+            list.push(Node { state: self.state(&node.id, it.state()), ..node.clone() });
+            match Membership::new(list.clone()) {
+                Ok(larger) => membership = larger,
+                Err(error) => {
+                    tracing::warn!("a node is left out: {error}");
+                    list.pop();
+                }
+            }
+        }
+        Ok(membership)
     }
 }
 
@@ -192,7 +311,7 @@ mod tests {
         assert_eq!(states(&registry), [NodeState::Active, NodeState::Active], "once is an accident");
         registry.report(&a, bad());
         assert_eq!(states(&registry), [NodeState::Down, NodeState::Active]);
-        assert_eq!(registry.reports(None)[0].problem.as_deref(), Some("refused"));
+        assert_eq!(registry.reports()[0].problem.as_deref(), Some("refused"));
         for expected in [NodeState::Down, NodeState::Down, NodeState::Active] {
             let (id, probed) = good(&registry, "a").await;
             registry.report(&id, probed);
@@ -212,6 +331,52 @@ mod tests {
         registry.report(&a, Err("refused".into()));
         assert_eq!(states(&registry), [NodeState::Down, NodeState::Active]);
         assert!(registry.is_settled());
+    }
+
+    fn registered(id: &str, address: &str, age: Duration) -> Registered {
+        let node = Node {
+            id: NodeId::new(id).unwrap(),
+            http: address.parse().unwrap(),
+            gevent: None,
+            weight: 1,
+            state: NodeState::Active,
+        };
+        Registered { node, probe_ms: Some(1.0), age }
+    }
+
+    #[tokio::test]
+    async fn nodes_that_others_register_join_move_and_go_silent() {
+        let registry = registry();
+        let own = good(&registry, "a").await;
+        registry.report(&own.0, own.1);
+        let take_in = |nodes: Vec<Registered>, draining: &[&str]| {
+            let draining = draining.iter().map(|id| NodeId::new(*id).unwrap()).collect();
+            registry.take_in(Roster { nodes, draining, loads: HashMap::new() }, HashMap::new());
+            let membership = registry.membership().borrow().clone();
+            let nodes = membership.nodes().iter();
+            nodes.map(|node| format!("{} {} {}", node.id, node.http, node.state)).collect::<Vec<_>>()
+        };
+        let second = Duration::from_secs(1);
+        let (a, b) = ("a 127.0.0.1:1 active", "b 127.0.0.1:2 active");
+        assert_eq!(
+            take_in(vec![registered("c", "10.0.0.3:8069", second)], &[]),
+            [a, b, "c 10.0.0.3:8069 active"]
+        );
+        assert_eq!(
+            take_in(vec![registered("c", "10.0.0.4:8069", second)], &[]),
+            [a, b, "c 10.0.0.4:8069 active"]
+        );
+        let silent = registered("c", "10.0.0.4:8069", second * 6);
+        assert_eq!(
+            take_in(vec![silent.clone()], &["b", "c"]),
+            [a, "b 127.0.0.1:2 draining", "c 10.0.0.4:8069 down"]
+        );
+        // Another inherits its address, and one claims ours.
+        let heir = registered("d", "10.0.0.4:8069", second);
+        let thief = registered("e", "127.0.0.1:1", second);
+        assert_eq!(take_in(vec![silent, heir, thief], &[]), [a, b, "d 10.0.0.4:8069 active"]);
+        // A node that this sidecar probes is not believed to be elsewhere.
+        assert_eq!(take_in(vec![registered("a", "10.0.0.1:1", second)], &[]), [a, b]);
     }
 
     #[test]

@@ -19,10 +19,12 @@ use crate::{
     api::{self, Shared},
     cli::{Listen, Serve, StoreUrl},
     directory::Directory,
+    heartbeat,
     metrics::Metrics,
     probe,
     registry::{Registry, Thresholds},
     store::{Embedded, InvalidUrl, OpenError, Redis, Store},
+    token::Token,
 };
 
 /// How long open requests may take to end.
@@ -37,8 +39,13 @@ pub(crate) enum ServeError {
     State(PathBuf, OpenError),
     #[error("--store: {0}")]
     Store(InvalidUrl),
+    #[error("--node: no nodes are named, none with --node-id, and an embedded store hears of no others")]
+    NoNodes,
+    #[error("--token-file {0}: {1}")]
+    Token(PathBuf, io::Error),
     #[error(
-        "--listen {0}: claims are taken from this host only, so it must be a loopback address or unix:PATH"
+        "--listen {0}: without --token-file claims are taken from this host only, so it must be a loopback \
+         address or unix:PATH"
     )]
     NotLoopback(Listen),
     #[error("--listen {0}: {1}")]
@@ -54,25 +61,39 @@ pub(crate) enum ServeError {
 /// # Errors
 /// If the options contradict each other or the machine, or an address cannot be listened on.
 pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
+    let failed = |path: &PathBuf, error| ServeError::Token(path.clone(), error);
+    let token = options.token_file.as_ref();
+    let token = token.map(|path| Token::read(path).map_err(|error| failed(path, error))).transpose()?;
     for listen in &options.listen {
-        if matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback()) {
+        let is_beyond = matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
+        if is_beyond && token.is_none() {
             return Err(ServeError::NotLoopback(listen.clone()));
         }
+    }
+    if token.is_none() {
+        tracing::info!("no --token-file: claims are taken from loopback and Unix sockets only");
     }
     let mut terminated = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
 
     let probe = &options.probe;
     let thresholds = Thresholds { down_after: probe.down_after, up_after: probe.up_after };
-    let registry = Arc::new(Registry::new(options.nodes.clone(), thresholds)?);
+    let beside = options.beside();
+    let specs: Vec<_> = options.nodes.iter().cloned().chain(beside.clone()).collect();
+    if specs.is_empty() && options.store == StoreUrl::Embedded {
+        return Err(ServeError::NoNodes);
+    }
+    let registry = Arc::new(Registry::new(specs, thresholds)?);
     let store = open_store(&options)?;
     let metrics = Arc::new(Metrics::new());
-    let directory = Arc::new(Directory::new(store, Arc::clone(&metrics)));
+    let cached = usize::try_from(options.cache_sessions).unwrap_or(usize::MAX);
+    let directory = Arc::new(Directory::new(store, options.lifetimes(), cached, Arc::clone(&metrics)));
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         directory: Arc::clone(&directory),
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        token,
         shutdown: shutdown.clone(),
     });
 
@@ -95,6 +116,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
             }
         }
     }
+    heartbeat::start(&directory, &registry, beside.map(|spec| spec.id));
     tokio::spawn(async move { directory.follow().await });
     probe::start(&registry, probe, &metrics);
 
@@ -120,16 +142,17 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
 }
 
 fn open_store(options: &Serve) -> Result<Arc<dyn Store>, ServeError> {
-    let lifetime = Duration::from_secs(options.claim_lifetime_seconds);
+    let lifetimes = options.lifetimes();
     Ok(match &options.store {
         StoreUrl::Embedded => {
             let folder = &options.state_dir;
-            let store =
-                Embedded::open(folder, lifetime).map_err(|error| ServeError::State(folder.clone(), error))?;
+            let store = Embedded::open(folder, lifetimes)
+                .map_err(|error| ServeError::State(folder.clone(), error))?;
             Arc::new(store)
         }
         StoreUrl::Redis(url) => {
-            Arc::new(Redis::open(url, &options.redis_prefix, lifetime).map_err(ServeError::Store)?)
+            let redis = Redis::open(url, &options.access(), &options.redis_prefix, lifetimes);
+            Arc::new(redis.map_err(ServeError::Store)?)
         }
     })
 }

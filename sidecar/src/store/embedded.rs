@@ -5,8 +5,8 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use affinity::{
@@ -18,8 +18,9 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    Event, Outcome, Store, StoreError, decide, prolong_after,
-    records::{Record, Records, count_sessions, find},
+    Event, FORGOTTEN_AFTER, Lifetimes, Outcome, Page, Registered, Registration, Roster, Store, StoreError,
+    decide,
+    records::{self, Record, Records, find},
 };
 
 /// Writes that wait to be committed, and how many are committed at once.
@@ -30,6 +31,8 @@ const WAITING_CHANGES: usize = 4_096;
 /// How often expired records are removed, and how many at once, so that claims get their turn.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const SWEEP: usize = 10_000;
+/// Records looked at for one page of a node's sessions.
+const PAGE: usize = 10_000;
 
 enum Write {
     Claim(Claim, oneshot::Sender<Result<ClaimReply, StoreError>>),
@@ -42,8 +45,9 @@ enum Write {
 pub(crate) struct Embedded {
     database: Arc<Database>,
     writes: mpsc::Sender<Write>,
-    changes: broadcast::Sender<Change>,
-    counts: Arc<Mutex<HashMap<NodeId, u64>>>,
+    events: broadcast::Sender<Event>,
+    /// The nodes that register, and when they did. They do so again at once after a restart.
+    nodes: Mutex<HashMap<NodeId, (Registration, Instant)>>,
 }
 
 /// Why the store's file cannot be used.
@@ -62,30 +66,30 @@ impl Embedded {
     ///
     /// # Errors
     /// If the folder cannot be made or written, or another process has the store open.
-    pub(crate) fn open(state_dir: &Path, lifetime: Duration) -> Result<Self, OpenError> {
+    pub(crate) fn open(state_dir: &Path, lifetimes: Lifetimes) -> Result<Self, OpenError> {
         std::fs::create_dir_all(state_dir)?;
         match Database::create(state_dir.join("directory.redb")) {
-            Ok(database) => Self::start(database, lifetime),
+            Ok(database) => Self::start(database, lifetimes),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(OpenError::Busy),
             Err(error) => Err(redb::Error::from(error).into()),
         }
     }
 
-    fn start(database: Database, lifetime: Duration) -> Result<Self, OpenError> {
-        let counts = count_sessions(&database)?;
+    fn start(database: Database, lifetimes: Lifetimes) -> Result<Self, OpenError> {
+        records::make(&database)?;
         let (writes, queue) = mpsc::channel(WAITING_WRITES);
         let store = Self {
             database: Arc::new(database),
             writes: writes.clone(),
-            changes: broadcast::channel(WAITING_CHANGES).0,
-            counts: Arc::new(Mutex::new(counts)),
+            events: broadcast::channel(WAITING_CHANGES).0,
+            nodes: Mutex::default(),
         };
         let writer = Writer {
             database: Arc::clone(&store.database),
-            changes: store.changes.clone(),
-            counts: Arc::clone(&store.counts),
-            lifetime: lifetime.as_secs(),
-            prolong_after: prolong_after(lifetime).as_secs(),
+            events: store.events.clone(),
+            provisional: lifetimes.provisional.as_secs(),
+            durable: lifetimes.durable.as_secs(),
+            prolong_after: lifetimes.prolong_after().as_secs(),
         };
         std::thread::Builder::new().name("directory".into()).spawn(move || writer.run(queue))?;
         // Weak: sweeping must not keep open what nobody else uses.
@@ -120,8 +124,43 @@ impl Store for Embedded {
         answer.await.map_err(unreachable)?
     }
 
-    async fn sessions(&self) -> Result<Option<HashMap<NodeId, u64>>, StoreError> {
-        Ok(Some(self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
+        let from = from.map_or(Ok(SessionKey::from([0; 16])), str::parse);
+        let from = from.map_err(|error| StoreError::Foreign(error.to_string()))?;
+        let (database, node) = (Arc::clone(&self.database), node.clone());
+        let page = tokio::task::spawn_blocking(move || records::of_node(&database, &node, from, PAGE));
+        let (sessions, next) = page.await.map_err(unreachable)?.map_err(unreachable)?;
+        Ok(Page { sessions, next: next.map(|key| key.to_string()) })
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
+        let id = registration.node.id.clone();
+        let before = self.nodes().insert(id, (registration.clone(), Instant::now()));
+        if before.is_none_or(|(before, _)| before.node != registration.node) {
+            self.tell(Event::Nodes);
+        }
+        Ok(())
+    }
+
+    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
+        let (database, node) = (Arc::clone(&self.database), node.clone());
+        let set = tokio::task::spawn_blocking(move || records::set_draining(&database, &node, draining));
+        if set.await.map_err(unreachable)?.map_err(unreachable)? {
+            self.tell(Event::Nodes);
+        }
+        Ok(())
+    }
+
+    async fn roster(&self, _own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
+        let draining = records::draining(&self.database).map_err(unreachable)?;
+        let mut nodes = self.nodes();
+        nodes.retain(|_, (_, beat)| beat.elapsed() < FORGOTTEN_AFTER);
+        let registered = |(registration, beat): &(Registration, Instant)| Registered {
+            node: registration.node.clone(),
+            probe_ms: Some(registration.probe_ms),
+            age: beat.elapsed(),
+        };
+        Ok(Roster { nodes: nodes.values().map(registered).collect(), draining, loads: HashMap::new() })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -129,10 +168,10 @@ impl Store for Embedded {
     }
 
     async fn follow(&self, events: mpsc::Sender<Event>) {
-        let mut changes = self.changes.subscribe();
+        let mut all = self.events.subscribe();
         loop {
-            let event = match changes.recv().await {
-                Ok(change) => Event::Changed(change),
+            let event = match all.recv().await {
+                Ok(event) => event,
                 Err(broadcast::error::RecvError::Lagged(_)) => Event::Lost,
                 Err(broadcast::error::RecvError::Closed) => return,
             };
@@ -143,13 +182,24 @@ impl Store for Embedded {
     }
 }
 
+impl Embedded {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeId, (Registration, Instant)>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody may be following.
+        let _ = self.events.send(event);
+    }
+}
+
 /// The thread that writes.
 struct Writer {
     database: Arc<Database>,
-    changes: broadcast::Sender<Change>,
-    counts: Arc<Mutex<HashMap<NodeId, u64>>>,
-    /// In seconds, as is the next.
-    lifetime: u64,
+    events: broadcast::Sender<Event>,
+    /// In seconds, as are the next two.
+    provisional: u64,
+    durable: u64,
     prolong_after: u64,
 }
 
@@ -159,8 +209,6 @@ struct Effects {
     /// One for each claim, in their order.
     replies: Vec<ClaimReply>,
     changes: Vec<Change>,
-    /// Sessions that each node gained or lost.
-    moved: HashMap<NodeId, i64>,
 }
 
 impl Writer {
@@ -196,14 +244,10 @@ impl Writer {
             for write in batch {
                 dirty |= match write {
                     Write::Claim(claim, _) => self.claim(&mut records, claim, now, &mut effects)?,
-                    Write::Prolong(key) => self.prolong(&mut records, *key, now)?,
-                    Write::Sweep => {
-                        let gone = records.remove_expired(now, SWEEP)?;
-                        for node in &gone {
-                            *effects.moved.entry(node.clone()).or_default() -= 1;
-                        }
-                        !gone.is_empty()
+                    Write::Prolong(key) => {
+                        self.prolong(&mut records, *key, now + self.durable, self.prolong_after)?
                     }
+                    Write::Sweep => records.remove_expired(now, SWEEP)? > 0,
                 };
             }
         }
@@ -226,32 +270,31 @@ impl Writer {
         let present = stored.as_ref().filter(|record| record.expires > now).map(|record| &record.owner);
         let (reply, outcome) = decide(claim, present);
         effects.replies.push(reply.clone());
+        let provisional = now + self.provisional;
         match outcome {
             Outcome::Refused => return Ok(false),
-            Outcome::Kept => return self.prolong(records, claim.key, now),
+            Outcome::Kept => return self.prolong(records, claim.key, provisional, 1),
             Outcome::First => {}
             Outcome::Moved => {
                 effects.changes.push(Change { key: claim.key, owner: Some(reply.owner.clone()) });
             }
         }
-        // An expired record still counts until it is replaced or swept.
-        if let Some(before) = &stored {
-            *effects.moved.entry(before.owner.node.clone()).or_default() -= 1;
-        }
-        *effects.moved.entry(claim.node.clone()).or_default() += 1;
-        records.set(
-            claim.key,
-            stored.as_ref(),
-            &Record { owner: reply.owner, expires: now + self.lifetime },
-        )?;
+        // A session that moves lives on for as long as it would have.
+        let expires = stored.as_ref().map_or(provisional, |record| record.expires.max(provisional));
+        records.set(claim.key, stored.as_ref(), &Record { owner: reply.owner, expires })?;
         Ok(true)
     }
 
-    /// Lets a record live its whole time from now on, if it has not been prolonged for a while.
-    fn prolong(&self, records: &mut Records<'_>, key: SessionKey, now: u64) -> Result<bool, redb::Error> {
-        let expires = now + self.lifetime;
+    /// Lets a record live until `expires`, if that is `least` seconds longer than it would.
+    fn prolong(
+        &self,
+        records: &mut Records<'_>,
+        key: SessionKey,
+        expires: u64,
+        least: u64,
+    ) -> Result<bool, redb::Error> {
         match records.get(key)? {
-            Some(record) if record.expires + self.prolong_after <= expires => {
+            Some(record) if record.expires + least <= expires => {
                 let prolonged = Record { owner: record.owner.clone(), expires };
                 records.set(key, Some(&record), &prolonged)?;
                 Ok(true)
@@ -261,15 +304,9 @@ impl Writer {
     }
 
     fn tell(&self, effects: &mut Effects) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (node, difference) in effects.moved.drain() {
-            let count = counts.entry(node).or_default();
-            *count = count.saturating_add_signed(difference);
-        }
-        drop(counts);
         for change in effects.changes.drain(..) {
             // Nobody may be following.
-            let _ = self.changes.send(change);
+            let _ = self.events.send(Event::Changed(change));
         }
     }
 }

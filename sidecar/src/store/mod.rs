@@ -1,9 +1,12 @@
 //! Where the directory is kept.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use affinity::{
-    NodeId, SessionKey,
+    Node, NodeId, SessionKey,
     wire::{Change, Claim, ClaimReply, Owner},
 };
 use async_trait::async_trait;
@@ -17,7 +20,29 @@ mod redis;
 mod tests;
 
 pub(crate) use embedded::{Embedded, OpenError};
-pub(crate) use redis::{InvalidUrl, Redis};
+pub(crate) use redis::{Access, InvalidUrl, Redis};
+
+/// How long a node that no longer registers is remembered, as `down`.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+/// How old the loads that another sidecar sees may be.
+const LOAD_AGE: Duration = Duration::from_secs(10);
+
+/// How long a session's owner is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifetimes {
+    /// After a first claim: whoever collects sessions and never returns must not fill the store.
+    pub(crate) provisional: Duration,
+    /// Since somebody last asked for it.
+    pub(crate) durable: Duration,
+}
+
+impl Lifetimes {
+    /// How long after its last prolongation a record is prolonged again: it must be well before it
+    /// expires. For as long the answer to a look-up may be believed.
+    pub(crate) fn prolong_after(self) -> Duration {
+        (self.durable / 10).min(Duration::from_secs(3_600))
+    }
+}
 
 /// Why the store did not answer. None of these says anything about the session asked for.
 #[derive(Debug, thiserror::Error)]
@@ -31,26 +56,74 @@ pub(crate) enum StoreError {
 }
 
 /// What a store tells of its own accord.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// An owner changed. First claims are not told.
     Changed(Change),
+    /// A node registered, moved, changed its state, or was drained.
+    Nodes,
     /// Changes may have been missed.
     Lost,
 }
 
-/// The owners of sessions, and their changes.
+/// A node as the sidecar beside it knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Registration {
+    /// Its addresses, weight, and whether it answers: active or down.
+    pub(crate) node: Node,
+    /// How long its last good probe took, in milliseconds.
+    pub(crate) probe_ms: f64,
+}
+
+/// A registration as others find it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Registered {
+    pub(crate) node: Node,
+    pub(crate) probe_ms: Option<f64>,
+    /// Since its sidecar last registered it, by the store's clock.
+    pub(crate) age: Duration,
+}
+
+/// What the store knows of nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Roster {
+    pub(crate) nodes: Vec<Registered>,
+    pub(crate) draining: BTreeSet<NodeId>,
+    /// The sessions in use on each node as other sidecars see them.
+    pub(crate) loads: HashMap<NodeId, u64>,
+}
+
+/// Some of a node's sessions with their epochs.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) sessions: Vec<(SessionKey, u64)>,
+    /// Where to go on; none: that was all.
+    pub(crate) next: Option<String>,
+}
+
+/// The owners of sessions and what is known of nodes, and their changes.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + std::fmt::Debug {
-    /// Who owns a session. Asking prolongs the record, but not each time ([`prolong_after`]).
+    /// Who owns a session. Asking is a use: it makes a provisional record durable and prolongs a
+    /// durable one, but not each time ([`Lifetimes::prolong_after`]).
     async fn owner(&self, key: SessionKey) -> Result<Option<Owner>, StoreError>;
 
     /// Makes the claim's node the owner, if the session's epoch is the one that the claim expects.
-    /// A claim of who is the owner already is granted and changes nothing.
+    /// A claim of who is the owner already is granted and changes nothing. A new record is provisional.
     async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError>;
 
-    /// How many sessions each node owns, where the store can tell.
-    async fn sessions(&self) -> Result<Option<HashMap<NodeId, u64>>, StoreError>;
+    /// Some of the sessions that a node owns, from where an earlier page ended. Each of them is in some
+    /// page if its owner does not change meanwhile, and a page may be empty.
+    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError>;
+
+    /// Registers a node, for a while.
+    async fn register(&self, registration: &Registration) -> Result<(), StoreError>;
+
+    /// Keeps new sessions away from a node, or no longer.
+    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError>;
+
+    /// What is known of nodes; tells others the sessions in use that this sidecar sees.
+    async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError>;
 
     /// Whether it can be reached.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -87,11 +160,6 @@ enum Outcome {
     Kept,
     /// Somebody else owns it, and the claimer did not know.
     Refused,
-}
-
-/// How long after its last prolongation a record is prolonged again: it must be well before it expires.
-fn prolong_after(lifetime: Duration) -> Duration {
-    (lifetime / 10).min(Duration::from_secs(3_600))
 }
 
 /// The greatest epoch: Lua, in which Redis counts, has no greater whole numbers.

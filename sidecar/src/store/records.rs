@@ -1,6 +1,6 @@
 //! The embedded store's tables.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use affinity::{NodeId, SessionKey, wire::Owner};
 use redb::{
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 const OWNERS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("owners");
 /// When a record expires, in seconds since 1970, and which.
 const EXPIRIES: TableDefinition<'_, (u64, [u8; 16]), ()> = TableDefinition::new("expiries");
+
+/// The nodes that are drained.
+const DRAINING: TableDefinition<'_, &str, ()> = TableDefinition::new("draining");
 
 /// Who owns a session, and until when if nobody asks for it.
 #[derive(Serialize, Deserialize)]
@@ -52,20 +55,17 @@ impl<'t> Records<'t> {
         Ok(())
     }
 
-    /// Removes what expired before `now`, `most` records at most, and tells whose they were.
-    pub(super) fn remove_expired(&mut self, now: u64, most: usize) -> Result<Vec<NodeId>, Error> {
+    /// Removes what expired before `now`, `most` records at most; how many.
+    pub(super) fn remove_expired(&mut self, now: u64, most: usize) -> Result<usize, Error> {
         let mut expired = Vec::new();
         for entry in self.expiries.range(..(now, [0; 16]))?.take(most) {
             expired.push(entry?.0.value());
         }
-        let mut owners = Vec::with_capacity(expired.len());
-        for (time, key) in expired {
-            self.expiries.remove((time, key))?;
-            let record = self.get(key.into())?;
-            self.owners.remove(&key)?;
-            owners.extend(record.map(|record| record.owner.node));
+        for (time, key) in &expired {
+            self.expiries.remove((*time, *key))?;
+            self.owners.remove(key)?;
         }
-        Ok(owners)
+        Ok(expired.len())
     }
 }
 
@@ -79,16 +79,55 @@ pub(super) fn find(database: &Database, key: SessionKey) -> Result<Option<Record
     Ok(owners.get(key.as_bytes())?.and_then(|value| postcard::from_bytes(value.value()).ok()))
 }
 
-/// How many sessions each node owns; makes the tables of a new database.
-pub(super) fn count_sessions(database: &Database) -> Result<HashMap<NodeId, u64>, Error> {
-    let transaction = database.begin_write()?;
-    drop(Records::open(&transaction)?);
-    transaction.commit()?;
-    let mut counts = HashMap::new();
-    for entry in database.begin_read()?.open_table(OWNERS)?.iter()? {
-        if let Ok(record) = postcard::from_bytes::<Record>(entry?.1.value()) {
-            *counts.entry(record.owner.node).or_default() += 1;
+/// The sessions of a node in some `most` records from `from` on, and the key after those.
+pub(super) fn of_node(
+    database: &Database,
+    node: &NodeId,
+    from: SessionKey,
+    most: usize,
+) -> Result<(Vec<(SessionKey, u64)>, Option<SessionKey>), Error> {
+    let mut sessions = Vec::new();
+    let owners = database.begin_read()?.open_table(OWNERS)?;
+    for (number, entry) in owners.range(*from.as_bytes()..)?.enumerate() {
+        let (key, value) = entry?;
+        let key = SessionKey::from(key.value());
+        if number == most {
+            return Ok((sessions, Some(key)));
+        }
+        if let Ok(record) = postcard::from_bytes::<Record>(value.value())
+            && record.owner.node == *node
+        {
+            sessions.push((key, record.owner.epoch));
         }
     }
-    Ok(counts)
+    Ok((sessions, None))
+}
+
+/// Makes the tables of a new database.
+pub(super) fn make(database: &Database) -> Result<(), Error> {
+    let transaction = database.begin_write()?;
+    drop(Records::open(&transaction)?);
+    transaction.open_table(DRAINING)?;
+    Ok(transaction.commit()?)
+}
+
+/// The nodes that are drained.
+pub(super) fn draining(database: &Database) -> Result<BTreeSet<NodeId>, Error> {
+    let mut nodes = BTreeSet::new();
+    for entry in database.begin_read()?.open_table(DRAINING)?.iter()? {
+        nodes.extend(NodeId::new(entry?.0.value()).ok());
+    }
+    Ok(nodes)
+}
+
+/// Marks a node as drained, or no longer; whether that is news.
+pub(super) fn set_draining(database: &Database, node: &NodeId, draining: bool) -> Result<bool, Error> {
+    let transaction = database.begin_write()?;
+    let before = {
+        let mut table = transaction.open_table(DRAINING)?;
+        let before = if draining { table.insert(node.as_str(), ())? } else { table.remove(node.as_str())? };
+        before.is_some()
+    };
+    transaction.commit()?;
+    Ok(before != draining)
 }

@@ -15,9 +15,16 @@ mod same_replies;
 
 /// Long enough for anything that should come, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(10);
-const LONG: Duration = Duration::from_secs(604_800);
+const LONG: Lifetimes = alike(Duration::from_secs(604_800));
 /// The embedded store counts in whole seconds, so this is more than two and at most three.
-const SHORT: Duration = Duration::from_secs(3);
+const SHORT_TIME: Duration = Duration::from_secs(3);
+const SHORT: Lifetimes = alike(SHORT_TIME);
+/// What nobody returns to is forgotten soon.
+const PROVISIONAL: Lifetimes = Lifetimes { provisional: SHORT_TIME, ..LONG };
+
+const fn alike(lifetime: Duration) -> Lifetimes {
+    Lifetimes { provisional: lifetime, durable: lifetime }
+}
 
 fn key(name: &str) -> SessionKey {
     SessionKey::of_session_id(name.as_bytes())
@@ -51,16 +58,16 @@ struct Opened {
     _server: Option<RedisServer>,
 }
 
-fn open_embedded(lifetime: Duration) -> Opened {
+fn open_embedded(lifetimes: Lifetimes) -> Opened {
     let folder = tempfile::tempdir().unwrap();
-    let one: Arc<dyn Store> = Arc::new(Embedded::open(folder.path(), lifetime).unwrap());
+    let one: Arc<dyn Store> = Arc::new(Embedded::open(folder.path(), lifetimes).unwrap());
     Opened { other: Arc::clone(&one), one, _folder: Some(folder), _server: None }
 }
 
 /// None if there is no redis-server.
-async fn open_redis(lifetime: Duration) -> Option<Opened> {
+async fn open_redis(lifetimes: Lifetimes) -> Option<Opened> {
     let server = RedisServer::start().await?;
-    let [one, other] = [(); 2].map(|()| server.open("mooring", lifetime));
+    let [one, other] = [(); 2].map(|()| server.open("mooring", lifetimes));
     Some(Opened { one, other, _folder: None, _server: Some(server) })
 }
 
@@ -97,6 +104,9 @@ over_every_store! {
     of_many_that_claim_at_once_one_wins: LONG;
     many_sessions_keep_apart: LONG;
     sessions_are_kept_for_as_long_as_they_are_used: SHORT;
+    what_nobody_comes_back_with_is_forgotten_soon: PROVISIONAL;
+    the_sessions_of_a_node_are_found_page_by_page: LONG;
+    nodes_register_and_are_drained: LONG;
 }
 
 /// Follows a store, and returns once changes arrive: stores do not say since when they are followed.
@@ -216,7 +226,7 @@ async fn sessions_are_kept_for_as_long_as_they_are_used(opened: Opened) {
         store.claim(claim(name, "a", 0)).await.unwrap();
     }
     for _ in 0..7 {
-        tokio::time::sleep(SHORT / 6).await;
+        tokio::time::sleep(SHORT_TIME / 6).await;
         assert_eq!(store.owner(key("asked for")).await.unwrap(), Some(owner("a", 1)));
         // A claim of a session that is forgotten would be granted too, as the next epoch.
         assert_eq!(store.claim(claim("claimed", "a", 1)).await.unwrap(), granted("a", 1));
@@ -225,8 +235,86 @@ async fn sessions_are_kept_for_as_long_as_they_are_used(opened: Opened) {
     // Who has not seen it go goes on with its epoch; who has begins anew.
     assert_eq!(store.claim(claim("unused", "b", 1)).await.unwrap(), granted("b", 2));
     assert_eq!(store.claim(claim("unused too", "b", 0)).await.unwrap(), granted("b", 1));
-    tokio::time::sleep(SHORT + Duration::from_millis(300)).await;
+    tokio::time::sleep(SHORT_TIME + Duration::from_millis(300)).await;
     for name in ["asked for", "claimed"] {
         assert_eq!(store.owner(key(name)).await.unwrap(), None, "it is not used any more");
     }
+}
+
+async fn what_nobody_comes_back_with_is_forgotten_soon(opened: Opened) {
+    let store = &opened.one;
+    for name in ["used", "moved", "unused"] {
+        store.claim(claim(name, "a", 0)).await.unwrap();
+    }
+    assert!(opened.other.owner(key("used")).await.unwrap().is_some());
+    store.owner(key("moved")).await.unwrap();
+    store.claim(claim("moved", "b", 1)).await.unwrap();
+    tokio::time::sleep(SHORT_TIME + Duration::from_millis(300)).await;
+    assert_eq!(store.owner(key("used")).await.unwrap(), Some(owner("a", 1)));
+    assert_eq!(
+        store.owner(key("moved")).await.unwrap(),
+        Some(owner("b", 2)),
+        "it lives on where it moved to"
+    );
+    assert_eq!(store.owner(key("unused")).await.unwrap(), None);
+}
+
+async fn the_sessions_of_a_node_are_found_page_by_page(opened: Opened) {
+    const SESSIONS: usize = 2_500;
+    let mut claims = JoinSet::new();
+    for number in 0..SESSIONS {
+        let store = Arc::clone(&opened.one);
+        let claim = claim(&format!("session {number}"), ["a", "b"][number % 2], 0);
+        claims.spawn(async move { store.claim(claim).await.unwrap() });
+    }
+    claims.join_all().await;
+    let node = NodeId::new("b").unwrap();
+    let (mut found, mut from) = (BTreeSet::new(), None::<String>);
+    loop {
+        let page = opened.other.owned(&node, from.as_deref()).await.unwrap();
+        found.extend(page.sessions.into_iter().inspect(|(_, epoch)| assert_eq!(*epoch, 1)).map(|it| it.0));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    let expected = (0..SESSIONS).filter(|number| number % 2 == 1).map(|n| key(&format!("session {n}")));
+    assert_eq!(found, expected.collect());
+    assert!(opened.one.owned(&node, Some("nonsense")).await.is_err());
+}
+
+async fn nodes_register_and_are_drained(opened: Opened) {
+    let mut events = follow(&opened.other).await;
+    let node = |address: &str, state| Node {
+        id: NodeId::new("a").unwrap(),
+        http: address.parse().unwrap(),
+        gevent: Some("127.0.0.1:9".parse().unwrap()),
+        weight: 3,
+        state,
+    };
+    let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
+    let roster = async || opened.other.roster(&own).await.unwrap();
+    assert_eq!(roster().await, Roster::default());
+    let here = node("127.0.0.1:1", affinity::NodeState::Active);
+    for (registered, probe_ms) in
+        [(here.clone(), 1.5), (here, 2.5), (node("127.0.0.2:1", affinity::NodeState::Down), 2.5)]
+    {
+        opened.one.register(&Registration { node: registered, probe_ms }).await.unwrap();
+    }
+    // Its heartbeat is no news, a new address is.
+    assert_eq!((next(&mut events).await, next(&mut events).await), (Event::Nodes, Event::Nodes));
+    let found = roster().await.nodes;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].node, node("127.0.0.2:1", affinity::NodeState::Down));
+    assert_eq!(found[0].probe_ms, Some(2.5));
+    assert!(found[0].age < Duration::from_secs(3), "{:?}", found[0].age);
+
+    let id = NodeId::new("a").unwrap();
+    for draining in [true, true, false] {
+        opened.one.set_draining(&id, draining).await.unwrap();
+        assert_eq!(roster().await.draining.contains(&id), draining);
+    }
+    assert_eq!((next(&mut events).await, next(&mut events).await), (Event::Nodes, Event::Nodes));
+    opened.one.claim(claim("s", "a", 1)).await.unwrap();
+    assert_eq!(next(&mut events).await, moved("s", "a", 2), "nothing else is told");
 }

@@ -67,6 +67,28 @@ async fn a_server_that_forgot_or_was_away_is_doubted() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_costs_nothing_and_a_gap_is_seen() {
+    let Some(server) = RedisServer::start().await else { return };
+    let [one, other] = [(); 2].map(|()| server.open("mooring", LONG));
+    let mut events = follow_bare(&other);
+    assert_eq!(next(&mut events).await, Event::Lost);
+    one.claim(claim("s", "a", 1)).await.unwrap();
+    assert_eq!(next(&mut events).await, moved("s", "a", 2));
+    server.run::<()>("CLIENT KILL TYPE normal").await;
+    works_again(&*one).await;
+    one.claim(claim("s", "b", 2)).await.unwrap();
+    assert_eq!(next(&mut events).await, moved("s", "b", 3), "the same server has all that was told");
+
+    // Something was told that is not there to be read.
+    server.run::<()>("INCR mooring:{directory}:told").await;
+    assert_eq!(next(&mut events).await, Event::Lost, "trimmed");
+    one.claim(claim("s", "c", 3)).await.unwrap();
+    assert_eq!(next(&mut events).await, moved("s", "c", 4));
+    server.run::<()>("SET mooring:{directory}:generation other").await;
+    assert_eq!(next(&mut events).await, Event::Lost, "another store");
+}
+
+#[tokio::test]
 async fn a_server_that_is_gone_is_said_so_and_used_again() {
     let Some(mut server) = RedisServer::start().await else { return };
     let store = server.open("mooring", LONG);
@@ -106,7 +128,7 @@ async fn a_server_that_was_never_there_is_found_when_it_comes() {
 async fn what_others_left_under_its_keys_is_an_error() {
     let Some(server) = RedisServer::start().await else { return };
     let store = server.open("mooring", LONG);
-    let place = format!("mooring:owner:{}", key("s"));
+    let place = format!("mooring:owner:{{{}}}", key("s"));
     for command in [
         format!("SET {place} value"),
         format!("HSET {place} node ../odoo epoch 1"),
@@ -135,7 +157,7 @@ async fn a_change_that_cannot_be_read_is_a_doubt() {
     let mut events = follow_bare(&store);
     assert_eq!(next(&mut events).await, Event::Lost);
     for rubbish in ["x y", "key 00 node a epoch 1", "key 0 node . epoch one"] {
-        server.run::<()>(&format!("XADD mooring:changes * {rubbish}")).await;
+        server.run::<()>(&format!("XADD mooring:{{directory}}:changes * {rubbish}")).await;
         assert_eq!(next(&mut events).await, Event::Lost, "{rubbish}");
     }
     store.claim(claim("s", "a", 1)).await.unwrap();
@@ -153,11 +175,11 @@ async fn every_key_begins_with_the_prefix_and_none_tells_a_session_id() {
     }
     assert_eq!(staging.owner(key(sid)).await.unwrap(), None, "prefixes keep apart");
     let keys: Vec<String> = server.run("KEYS *").await;
-    assert_eq!(keys.len(), 2, "an owner and the changes: {keys:?}");
+    assert_eq!(keys.len(), 3, "an owner, the changes and their number: {keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("production:")), "{keys:?}");
     staging.claim(claim(sid, "c", 7)).await.unwrap();
     let keys: Vec<String> = server.run("KEYS staging::*").await;
-    assert_eq!(keys.len(), 2, "{keys:?}");
+    assert_eq!(keys.len(), 3, "{keys:?}");
     for key in server.run::<Vec<String>>("KEYS *").await {
         let dump: Vec<u8> = server.run(&format!("DUMP {key}")).await;
         let content = String::from_utf8_lossy(&dump);
@@ -171,8 +193,8 @@ async fn every_record_expires_and_the_changes_are_bounded() {
     let store = server.open("mooring", LONG);
     for name in ["s", "t"] {
         store.claim(claim(name, "a", 0)).await.unwrap();
-        let left: i64 = server.run(&format!("PTTL mooring:owner:{}", key(name))).await;
-        assert!((1..=LONG.as_millis() as i64).contains(&left), "{left}");
+        let left: i64 = server.run(&format!("PTTL mooring:owner:{{{}}}", key(name))).await;
+        assert!((1..=LONG.durable.as_millis() as i64).contains(&left), "{left}");
     }
     let mut claims = JoinSet::new();
     for number in 0..12_000 {
@@ -180,19 +202,25 @@ async fn every_record_expires_and_the_changes_are_bounded() {
         claims.spawn(async move { store.claim(claim).await.unwrap() });
     }
     claims.join_all().await;
-    let changes: usize = server.run("XLEN mooring:changes").await;
+    let changes: usize = server.run("XLEN mooring:{directory}:changes").await;
     assert!((10_000..11_900).contains(&changes), "{changes}");
 }
 
 #[tokio::test]
 async fn a_password_is_not_told() {
-    let store = Redis::open("redis://user:s3cret@127.0.0.1:1/0", "mooring", LONG).unwrap();
+    let store =
+        Redis::open("redis://user:s3cret@127.0.0.1:1/0", &Access::default(), "mooring", LONG).unwrap();
     let error = store.ping().await.unwrap_err();
     assert!(!format!("{store:?} {error} {error:?}").contains("s3cret"));
-    for url in
-        ["redis://user:s3cret@:port/0", "redis://user:s3cret@", "http://user:s3cret@127.0.0.1", "s3cret"]
-    {
-        let error = Redis::open(url, "mooring", LONG).unwrap_err();
+    for url in [
+        "redis://user:s3cret@:port/0",
+        "redis://user:s3cret@",
+        "redis+cluster://user:s3cret@host",
+        "redis+sentinel://user:s3cret@host:1",
+        "http://user:s3cret@127.0.0.1",
+        "s3cret",
+    ] {
+        let error = Redis::open(url, &Access::default(), "mooring", LONG).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
 }

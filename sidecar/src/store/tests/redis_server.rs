@@ -37,8 +37,8 @@ impl RedisServer {
     }
 
     /// The store as a sidecar opens it.
-    pub(super) fn open(&self, prefix: &str, lifetime: Duration) -> Arc<dyn Store> {
-        Arc::new(Redis::open(&self.url(), prefix, lifetime).unwrap())
+    pub(super) fn open(&self, prefix: &str, lifetimes: Lifetimes) -> Arc<dyn Store> {
+        Arc::new(Redis::open(&self.url(), &Access::default(), prefix, lifetimes).unwrap())
     }
 
     /// Runs one command, such as `SET key value`.

@@ -210,7 +210,7 @@ impl Bench {
                 "/v1/claims" => wire::encode(&ClaimReply { granted: true, owner: self.owner.clone() }),
                 path if path.starts_with("/v1/owners/") => {
                     let owner = (self.kind != Kind::Home).then(|| self.owner.clone());
-                    wire::encode(&OwnerReply { owner })
+                    wire::encode(&OwnerReply { owner, believe_s: 3_600 })
                 }
                 _ => continue,
             };

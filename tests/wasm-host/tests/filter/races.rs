@@ -17,7 +17,7 @@ fn a_late_answer_does_not_undo_a_change() {
     // The sidecar had read epoch 1 when the owner changed; the news travels faster.
     let changes = vec![change(&sid, Some("odoo-4"), 2)];
     answer_poll(&first, &WatchReply { changes, ..no_news(7, 1) });
-    let late = OwnerReply { owner: Some(owner("odoo-1", 1)) };
+    let late = OwnerReply { owner: Some(owner("odoo-1", 1)), believe_s: 3_600 };
     first.answer(only_call(&first, "/v1/owners/").token, 200, wire::encode(&late));
     drop(waiting);
     assert_eq!(Routing::of(&visit(&first, &sid)), Routing::of_owner(&sid, Some("odoo-4")));

@@ -129,7 +129,7 @@ pub(crate) fn owner(node: &str, epoch: u64) -> Owner {
 }
 
 pub(crate) fn owner_reply(node: Option<&str>) -> Vec<u8> {
-    wire::encode(&OwnerReply { owner: node.map(|node| owner(node, 1)) })
+    wire::encode(&OwnerReply { owner: node.map(|node| owner(node, 1)), believe_s: 3_600 })
 }
 
 pub(crate) fn change(sid: &str, node: Option<&str>, epoch: u64) -> Change {
@@ -182,7 +182,7 @@ impl Sidecar {
             let body = match call.path().strip_prefix("/v1/owners/") {
                 Some(key) => {
                     let owner = self.owners.get(&key.parse().unwrap()).cloned();
-                    wire::encode(&OwnerReply { owner })
+                    wire::encode(&OwnerReply { owner, believe_s: 3_600 })
                 }
                 None if call.path() == "/v1/claims" => wire::encode(&self.claim(&call.body)),
                 None => continue,

@@ -1,0 +1,56 @@
+//! Nodes and loads through the store: tells what this sidecar knows, and hears what others know.
+
+use std::{sync::Arc, time::Duration};
+
+use affinity::NodeId;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{directory::Directory, registry::Registry};
+
+/// How often, unless the store says that there is news.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Registers the node `beside` this sidecar once it answers, and keeps the registry up to date.
+pub(crate) fn start(directory: &Arc<Directory>, registry: &Arc<Registry>, beside: Option<NodeId>) {
+    if let Some(id) = beside {
+        let (directory, registry) = (Arc::clone(directory), Arc::clone(registry));
+        tokio::spawn(async move { register(&directory, &registry, &id).await });
+    }
+    let (directory, registry) = (Arc::clone(directory), Arc::clone(registry));
+    tokio::spawn(async move { follow(&directory, &registry).await });
+}
+
+async fn register(directory: &Directory, registry: &Registry, id: &NodeId) {
+    let mut membership = registry.membership();
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = membership.changed() => {}
+        }
+        if let Some(registration) = registry.registration(id)
+            && let Err(error) = directory.register(&registration).await
+        {
+            tracing::debug!("the node cannot be registered: {error}");
+        }
+    }
+}
+
+async fn follow(directory: &Directory, registry: &Registry) {
+    let mut news = directory.node_news();
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = news.changed() => {}
+        }
+        let own = directory.loads();
+        match directory.roster(&own).await {
+            Ok(roster) => registry.take_in(roster, own),
+            // What is known stays: who cannot be asked about is not gone.
+            Err(error) => tracing::debug!("the nodes cannot be read: {error}"),
+        }
+    }
+}

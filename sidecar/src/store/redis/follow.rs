@@ -1,0 +1,128 @@
+//! Following the stream of changes, and knowing when some may have been missed.
+
+use std::time::{Duration, Instant};
+
+use affinity::{
+    NodeId,
+    wire::{Change, Owner},
+};
+use redis::{
+    AsyncCommands, ErrorKind, RedisResult, ServerErrorKind,
+    streams::{StreamId, StreamReadOptions, StreamReadReply},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    keys::Keys,
+    link::{Connection, Link, PATIENCE},
+    scripts::PLACE,
+};
+use crate::store::Event;
+
+/// How long one read of the stream waits, and how often the store is looked at meanwhile.
+const READ_WAIT: Duration = Duration::from_millis(1_000);
+/// Entries read at once.
+const READ_MOST: usize = 1_000;
+/// How long to wait before following again after a failure; half of it is random.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the store is: continuity can be proven only within one.
+#[derive(Clone, PartialEq, Eq)]
+struct Incarnation {
+    /// The processes that hold it. None where Redis does not tell: then nothing can be proven.
+    processes: Option<Vec<String>>,
+    generation: String,
+}
+
+/// How far the changes were followed.
+struct Place {
+    of: Incarnation,
+    /// The last change seen: they are numbered.
+    told: u64,
+    /// Its id in the stream.
+    id: String,
+}
+
+/// Tells changes until the receiver is gone.
+pub(super) async fn follow(link: &Link, keys: &Keys, events: &mpsc::Sender<Event>) {
+    let mut place = None;
+    while !events.is_closed() {
+        if let Err(error) = follow_once(link, keys, events, &mut place).await {
+            tracing::warn!("cannot follow the changes in Redis: {error}; trying again");
+        }
+        tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+/// Tells changes until something fails.
+async fn follow_once(
+    link: &Link,
+    keys: &Keys,
+    events: &mpsc::Sender<Event>,
+    place: &mut Option<Place>,
+) -> RedisResult<()> {
+    let mut connection = link.connect(READ_WAIT + PATIENCE).await?;
+    let options = StreamReadOptions::default().block(READ_WAIT.as_millis() as usize).count(READ_MOST);
+    let (mut looked, mut idle) = (None::<Instant>, false);
+    while !events.is_closed() {
+        if idle || looked.is_none_or(|when| when.elapsed() > READ_WAIT) {
+            let present = look(link, keys, &mut connection).await?;
+            // What is told but was not there to be read when nothing else was is gone.
+            let is_missing = |known: &Place| idle && looked.is_some() && present.told != known.told;
+            let goes_on = place.as_ref().is_some_and(|known| {
+                known.of.processes.is_some()
+                    && known.of == present.of
+                    && known.told <= present.told
+                    && !is_missing(known)
+            });
+            if !goes_on {
+                *place = Some(present);
+                if events.send(Event::Lost).await.is_err() {
+                    return Ok(());
+                }
+            }
+            looked = Some(Instant::now());
+        }
+        let Some(known) = place.as_mut() else { return Ok(()) };
+        let reply: Option<StreamReadReply> =
+            connection.xread_options(&[&keys.changes], &[&known.id], &options).await?;
+        idle = reply.is_none();
+        for entry in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids) {
+            let number = entry.get::<u64>("n");
+            let event = if number == Some(known.told + 1) { read(&entry) } else { None };
+            known.told = number.unwrap_or(known.told);
+            known.id = entry.id;
+            if events.send(event.unwrap_or(Event::Lost)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the changes end now.
+async fn look(link: &Link, keys: &Keys, connection: &mut Connection) -> RedisResult<Place> {
+    let processes = match link.identity(connection).await {
+        Ok(processes) => Some(processes),
+        // An ACL that is narrower than the documented one.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
+        Err(error) => return Err(error),
+    };
+    let (generation, told, id): (String, u64, String) = PLACE
+        .key(&keys.generation)
+        .key(&keys.told)
+        .key(&keys.changes)
+        .arg(rand::random::<u64>())
+        .invoke_async(connection)
+        .await?;
+    Ok(Place { of: Incarnation { processes, generation }, told, id })
+}
+
+fn read(entry: &StreamId) -> Option<Event> {
+    if entry.contains_key("nodes") {
+        return Some(Event::Nodes);
+    }
+    let key = entry.get::<String>("key")?.parse().ok()?;
+    let node = NodeId::new(entry.get::<String>("node")?).ok()?;
+    Some(Event::Changed(Change { key, owner: Some(Owner { node, epoch: entry.get("epoch")? }) }))
+}

@@ -1,0 +1,80 @@
+//! The names of everything in Redis, in one place.
+//!
+//! | key | what |
+//! |---|---|
+//! | `PREFIX:owner:{KEY}` | a session's owner: a hash of `node` and `epoch` |
+//! | `PREFIX:{directory}:changes` | the stream of changes |
+//! | `PREFIX:{directory}:told` | how many changes there have been |
+//! | `PREFIX:{directory}:generation` | a random number: whoever finds another one faces another store |
+//! | `PREFIX:{directory}:nodes` | a hash of the nodes that register themselves |
+//! | `PREFIX:{directory}:draining` | a set of the nodes that are drained |
+//! | `PREFIX:{directory}:loads` | a hash of how many sessions each sidecar sees in use |
+//!
+//! The braces are literal: Redis Cluster spreads sessions over its slots by what they enclose, and
+//! keeps the rest, which scripts use together, in one.
+
+use affinity::SessionKey;
+
+/// The names under one prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+    pub(super) changes: String,
+    pub(super) told: String,
+    pub(super) generation: String,
+    pub(super) nodes: String,
+    pub(super) draining: String,
+    pub(super) loads: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        let name = |part: &str| format!("{prefix}:{{directory}}:{part}");
+        Self {
+            changes: name("changes"),
+            told: name("told"),
+            generation: name("generation"),
+            nodes: name("nodes"),
+            draining: name("draining"),
+            loads: name("loads"),
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    pub(super) fn owner(&self, key: SessionKey) -> String {
+        format!("{}:owner:{{{key}}}", self.prefix)
+    }
+
+    /// The pattern of all owners' keys.
+    pub(super) fn owners(&self) -> String {
+        // A prefix may have characters that mean something in a pattern.
+        let literal: String = self
+            .prefix
+            .chars()
+            .flat_map(|letter| ['\\', letter].into_iter().skip(usize::from(!r"*?[]\".contains(letter))))
+            .collect();
+        format!("{literal}:owner:{{*}}")
+    }
+
+    /// The session of an owner's key.
+    pub(super) fn session(&self, name: &str) -> Option<SessionKey> {
+        let key = name.strip_prefix(&self.prefix)?.strip_prefix(":owner:{")?.strip_suffix('}')?;
+        key.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_read_back_from_its_key() {
+        let key = SessionKey::of_session_id(b"x");
+        for prefix in ["mooring", "a:b", "we*rd[1]"] {
+            let keys = Keys::new(prefix);
+            assert_eq!(keys.session(&keys.owner(key)), Some(key));
+            assert_eq!(keys.session("other:owner:{00}"), None);
+        }
+        assert_eq!(Keys::new("we*rd").owners(), r"we\*rd:owner:{*}");
+    }
+}

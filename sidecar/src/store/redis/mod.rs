@@ -1,0 +1,288 @@
+//! The directory in Redis, for sidecars on several hosts.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use affinity::{
+    Node, NodeId, SessionKey,
+    wire::{Claim, ClaimReply, Owner},
+};
+use async_trait::async_trait;
+use redis::{
+    AsyncCommands, ErrorKind, RedisError,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+};
+use tokio::sync::mpsc;
+
+use self::{
+    address::Address,
+    keys::Keys,
+    link::{Connection, Link},
+    scripts::{ANNOUNCE, CLAIM, DRAIN, OWNER, REGISTER, ROSTER},
+};
+use super::{
+    Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Page, Registered, Registration, Roster, Store, StoreError,
+};
+
+mod address;
+mod follow;
+mod keys;
+mod link;
+mod scripts;
+
+pub(crate) use address::{Access, InvalidUrl};
+
+/// How often a change is told again that could not be told, and how long after.
+const ANNOUNCEMENTS: u32 = 60;
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+/// Keys looked at in one step of a scan.
+const SCAN: usize = 1_000;
+
+/// A Redis server, a set of them that Sentinels watch over, or a cluster.
+pub(crate) struct Redis {
+    link: Arc<Link>,
+    keys: Arc<Keys>,
+    lifetimes: Lifetimes,
+    /// This sidecar's name in the store.
+    sidecar: String,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The client's own form shows the password.
+        f.debug_struct("Redis").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// A store that connects when it is first needed.
+    ///
+    /// # Errors
+    /// If the URL is none, or a file beside it cannot be read.
+    pub(crate) fn open(
+        url: &str,
+        access: &Access,
+        prefix: &str,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, InvalidUrl> {
+        Ok(Self {
+            link: Arc::new(Link::new(Address::parse(url, access)?)),
+            keys: Arc::new(Keys::new(prefix)),
+            lifetimes,
+            sidecar: format!("{:016x}", rand::random::<u64>()),
+        })
+    }
+
+    /// Tells a change that the claim could not tell by itself, now or in a while.
+    async fn announce(&self, key: SessionKey, owner: &Owner) {
+        let (link, keys) = (Arc::clone(&self.link), Arc::clone(&self.keys));
+        let Owner { node, epoch } = owner.clone();
+        let tell = async move || {
+            let mut script = ANNOUNCE.key(&keys.changes);
+            script.key(&keys.told).arg("key").arg(key.to_string());
+            script.arg("node").arg(node.as_str()).arg("epoch").arg(epoch);
+            link.run(async |connection| script.invoke_async::<()>(connection).await).await
+        };
+        if tell().await.is_err() {
+            tokio::spawn(async move {
+                for _ in 0..ANNOUNCEMENTS {
+                    tokio::time::sleep(ANNOUNCE_AGAIN).await;
+                    if tell().await.is_ok() {
+                        return;
+                    }
+                }
+                tracing::error!(
+                    "a change of owner could not be told; who cached the old one asks within the hour"
+                );
+            });
+        }
+    }
+
+    /// One step through all keys of owners: the names found, and where to go on.
+    async fn scan(&self, place: &ScanPlace) -> Result<(Vec<String>, Option<ScanPlace>), RedisError> {
+        let pattern = self.keys.owners();
+        self.link
+            .run(async |connection| {
+                let servers = servers(connection).await?;
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(place.cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN);
+                let (cursor, names): (u64, Vec<String>) = match connection {
+                    Connection::Server(server) => scan.query_async(server).await?,
+                    Connection::Cluster(cluster) => {
+                        let Some((host, port)) = servers.get(place.server).cloned() else {
+                            return Ok((vec![], None));
+                        };
+                        let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+                        redis::from_redis_value(cluster.route_command(scan, route).await?)?
+                    }
+                };
+                let next = if cursor != 0 {
+                    Some(ScanPlace { server: place.server, cursor })
+                } else {
+                    Some(ScanPlace { server: place.server + 1, cursor: 0 })
+                        .filter(|next| next.server < servers.len())
+                };
+                Ok((names, next))
+            })
+            .await
+    }
+}
+
+/// Where a scan stands.
+struct ScanPlace {
+    server: usize,
+    cursor: u64,
+}
+
+/// The servers to scan: of a cluster, all that hold slots.
+async fn servers(connection: &mut Connection) -> Result<Vec<(String, u16)>, RedisError> {
+    let Connection::Cluster(cluster) = connection else { return Ok(vec![(String::new(), 0)]) };
+    let nodes: String = redis::cmd("CLUSTER").arg("NODES").query_async(cluster).await?;
+    let mut servers: Vec<(String, u16)> = nodes
+        .lines()
+        .filter_map(|line| {
+            // ID HOST:PORT@BUS[,NAME] FLAGS …
+            let mut words = line.split(' ').skip(1);
+            let (address, flags) = (words.next()?, words.next()?);
+            let (host, port) = address.split('@').next()?.rsplit_once(':')?;
+            let serves = flags.split(',').any(|flag| flag == "master") && !flags.contains("fail");
+            serves.then_some((host.to_owned(), port.parse().ok()?))
+        })
+        .collect();
+    servers.sort();
+    Ok(servers)
+}
+
+fn failed(error: RedisError) -> StoreError {
+    // The error's own text names no password; the URL, which does, is not in it.
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Foreign(text),
+        // Before Redis 7 the error's code is the script's.
+        _ if text.contains("WRONGTYPE") => StoreError::Foreign(text),
+        _ => StoreError::Unreachable(text),
+    }
+}
+
+fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
+    let node = NodeId::new(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
+    Ok(Owner { node, epoch })
+}
+
+/// A node as [`REGISTER`] keeps it: when, how long its probe took, and what.
+fn registered(text: &str, now: u64) -> Option<Registered> {
+    let mut parts = text.splitn(3, ' ');
+    let (beat, probe_ms): (u64, f64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let node: Node = serde_json::from_str(parts.next()?).ok()?;
+    Some(Registered { node, probe_ms: Some(probe_ms), age: Duration::from_secs(now.saturating_sub(beat)) })
+}
+
+#[async_trait]
+impl Store for Redis {
+    async fn owner(&self, key: SessionKey) -> Result<Option<Owner>, StoreError> {
+        let Lifetimes { durable, .. } = self.lifetimes;
+        let mut script = OWNER.key(self.keys.owner(key));
+        script.arg(durable.as_millis() as u64);
+        script.arg(durable.saturating_sub(self.lifetimes.prolong_after()).as_millis() as u64);
+        let found: (Option<String>, Option<u64>) =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        match found {
+            (Some(node), Some(epoch)) => owner(node, epoch).map(Some),
+            (Some(node), None) => Err(StoreError::Foreign(format!("{node} without an epoch"))),
+            (None, _) => Ok(None),
+        }
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
+        let mut script = CLAIM.key(self.keys.owner(claim.key));
+        if self.link.is_one_server() {
+            script.key(&self.keys.changes).key(&self.keys.told);
+        }
+        script.arg(claim.node.as_str()).arg(claim.expect).arg(claim.key.to_string());
+        script.arg(self.lifetimes.provisional.as_millis() as u64);
+        let (granted, node, epoch, untold): (bool, String, u64, bool) =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        let reply = ClaimReply { granted, owner: owner(node, epoch)? };
+        if untold {
+            self.announce(claim.key, &reply.owner).await;
+        }
+        Ok(reply)
+    }
+
+    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
+        let unknown = || StoreError::Foreign("no place in a scan".into());
+        let place = match from {
+            None => ScanPlace { server: 0, cursor: 0 },
+            Some(text) => {
+                let (server, cursor) = text.split_once('/').ok_or_else(unknown)?;
+                let (server, cursor) = (server.parse().ok(), cursor.parse().ok());
+                server.zip(cursor).map(|(server, cursor)| ScanPlace { server, cursor }).ok_or_else(unknown)?
+            }
+        };
+        let (names, next) = self.scan(&place).await.map_err(failed)?;
+        let mut sessions = Vec::new();
+        for chunk in names.chunks(100) {
+            let mut pipe = redis::pipe();
+            for name in chunk {
+                pipe.cmd("HMGET").arg(name).arg("node").arg("epoch");
+            }
+            let owners: Vec<(Option<String>, Option<u64>)> =
+                self.link.run(async |connection| pipe.query_async(connection).await).await.map_err(failed)?;
+            sessions.extend(chunk.iter().zip(owners).filter_map(|(name, (of, epoch))| {
+                of.filter(|of| of == node.as_str())?;
+                Some((self.keys.session(name)?, epoch?))
+            }));
+        }
+        Ok(Page { sessions, next: next.map(|place| format!("{}/{}", place.server, place.cursor)) })
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
+        let Registration { node, probe_ms } = registration;
+        let text = serde_json::to_string(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
+        let mut script = REGISTER.key(&self.keys.nodes);
+        script.key(&self.keys.changes).key(&self.keys.told);
+        script.arg(node.id.as_str()).arg(text).arg(format!("{probe_ms:.3}"));
+        self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
+    }
+
+    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
+        let mut script = DRAIN.key(&self.keys.draining);
+        script.key(&self.keys.changes).key(&self.keys.told);
+        script.arg(node.as_str()).arg(if draining { "SADD" } else { "SREM" });
+        self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
+    }
+
+    async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
+        let loads: HashMap<&str, u64> = own.iter().map(|(node, load)| (node.as_str(), *load)).collect();
+        let loads = serde_json::to_string(&loads).map_err(|error| StoreError::Foreign(error.to_string()))?;
+        let mut script = ROSTER.key(&self.keys.nodes);
+        script.key(&self.keys.draining).key(&self.keys.loads);
+        script.arg(&self.sidecar).arg(loads).arg(LOAD_AGE.as_secs()).arg(FORGOTTEN_AFTER.as_secs());
+        let (now, nodes, draining, loads): (u64, Vec<(String, String)>, Vec<String>, Vec<(String, String)>) =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        let mut roster = Roster {
+            nodes: nodes.iter().filter_map(|(_, text)| registered(text, now)).collect(),
+            draining: draining.into_iter().filter_map(|name| NodeId::new(name).ok()).collect(),
+            loads: HashMap::new(),
+        };
+        for (_, text) in loads.iter().filter(|(sidecar, _)| *sidecar != self.sidecar) {
+            let counts = text.split_once(' ').and_then(|(_, json)| serde_json::from_str(json).ok());
+            let counts: HashMap<String, u64> = counts.unwrap_or_default();
+            for (node, count) in counts {
+                if let Ok(node) = NodeId::new(node) {
+                    *roster.loads.entry(node).or_default() += count;
+                }
+            }
+        }
+        Ok(roster)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        // Of a cluster, the part that everybody follows.
+        let told = self.link.run(async |connection| connection.get::<_, Option<u64>>(&self.keys.told).await);
+        told.await.map(drop).map_err(failed)
+    }
+
+    async fn follow(&self, events: mpsc::Sender<Event>) {
+        follow::follow(&self.link, &self.keys, &events).await;
+    }
+}

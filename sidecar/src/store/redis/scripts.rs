@@ -1,0 +1,138 @@
+//! What Redis does in one step, in Lua.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// Tells a change: KEYS `changes` and `told`, then the fields of the entry. Each entry carries its
+/// number, so that whoever reads the stream sees a gap.
+const TELL: &str = r#"
+local function tell(changes, told, ...)
+    local number = redis.call('INCR', told)
+    redis.call('XADD', changes, 'MAXLEN', '~', 10000, '*', 'n', number, ...)
+end
+"#;
+
+fn script(text: &str) -> Script {
+    Script::new(&format!("{TELL}{text}"))
+}
+
+/// Claims a session, as `decide` of the parent module does.
+///
+/// KEYS 1: the session's hash of `node` and `epoch`; 2 and 3: `changes` and `told`, where they are in
+/// the same slot. ARGV 1: the node; 2: the epoch it expects; 3: the session's key; 4: how long a
+/// record lives at least, in milliseconds. Returns whether it is granted, the owner, its epoch, and
+/// whether a change is yet to be told.
+pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    script(
+        r#"
+local node, epoch = unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch'))
+local granted, moved = 1, 0
+if node and node ~= ARGV[1] and epoch ~= ARGV[2] then
+    return {0, node, epoch, 0}
+end
+if node ~= ARGV[1] then
+    epoch = string.format('%.0f', (node and epoch or ARGV[2]) + 1)
+    node = ARGV[1]
+    redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch)
+    if epoch ~= '1' then
+        moved = 1
+        if KEYS[2] then
+            tell(KEYS[2], KEYS[3], 'key', ARGV[3], 'node', node, 'epoch', epoch)
+            moved = 0
+        end
+    end
+end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+return {1, node, epoch, moved}
+"#,
+    )
+});
+
+/// Tells a change that [`CLAIM`] could not tell.
+///
+/// KEYS 1: `changes`; 2: `told`. ARGV: the entry's fields.
+pub(super) static ANNOUNCE: LazyLock<Script> =
+    LazyLock::new(|| script("tell(KEYS[1], KEYS[2], unpack(ARGV))"));
+
+/// Reads an owner, and prolongs its record if that was not done for a while.
+///
+/// KEYS 1: the session's hash. ARGV 1: the lifetime in milliseconds; 2: the time to live under which
+/// to prolong. Returns the owner and its epoch, or nils.
+pub(super) static OWNER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local owner = redis.call('HMGET', KEYS[1], 'node', 'epoch')
+if owner[1] and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+return owner
+"#,
+    )
+});
+
+/// Where a reader of the changes stands, and the store's generation, which is made if there is none.
+///
+/// KEYS 1: `generation`; 2: `told`; 3: `changes`. ARGV 1: a random number. Returns the generation, the
+/// number of changes told, and the id of the last entry.
+pub(super) static PLACE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+return {redis.call('GET', KEYS[1]), tonumber(redis.call('GET', KEYS[2]) or 0), last and last[1] or '0-0'}
+"#,
+    )
+});
+
+/// Registers a node, and tells it where that is news.
+///
+/// KEYS 1: `nodes`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: what is told of it, the same text
+/// as long as nothing changes; 3: how long its last probe took, in milliseconds.
+pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| {
+    script(
+        r#"
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %s %s', now[1], ARGV[3], ARGV[2]))
+if not before or before:match('^%S+ %S+ (.*)$') ~= ARGV[2] then
+    tell(KEYS[2], KEYS[3], 'nodes', ARGV[1])
+end
+"#,
+    )
+});
+
+/// Marks a node as drained or not, and tells it where that is news.
+///
+/// KEYS 1: `draining`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: `SADD` or `SREM`.
+pub(super) static DRAIN: LazyLock<Script> = LazyLock::new(|| {
+    script("if redis.call(ARGV[2], KEYS[1], ARGV[1]) == 1 then tell(KEYS[2], KEYS[3], 'nodes', ARGV[1]) end")
+});
+
+/// Takes in what a sidecar sees in use, and reads all that is known of nodes, without what is too old.
+///
+/// KEYS 1: `nodes`; 2: `draining`; 3: `loads`. ARGV 1: the sidecar; 2: its loads; 3: how old a load may
+/// be and 4: a node, in seconds. Returns the time in seconds, the nodes, who is drained, the loads.
+pub(super) static ROSTER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local now = tonumber(redis.call('TIME')[1])
+redis.call('HSET', KEYS[3], ARGV[1], string.format('%d %s', now, ARGV[2]))
+local function fresh(key, age)
+    local all, kept = redis.call('HGETALL', key), {}
+    for at = 1, #all, 2 do
+        if now - (tonumber(all[at + 1]:match('^%d+')) or 0) > tonumber(age) then
+            redis.call('HDEL', key, all[at])
+        else
+            table.insert(kept, all[at])
+            table.insert(kept, all[at + 1])
+        end
+    end
+    return kept
+end
+return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEYS[3], ARGV[3])}
+"#,
+    )
+});
