@@ -195,7 +195,7 @@ pub(crate) struct Asked {
     #[arg(long, env = "MOORING_SIDECAR", value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     pub(crate) sidecar: Listen,
 
-    /// The file of the token that it wants to be shown
+    /// The file of its token
     #[arg(long, env = "MOORING_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }

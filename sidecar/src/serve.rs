@@ -39,7 +39,10 @@ pub(crate) enum ServeError {
     State(PathBuf, OpenError),
     #[error("--store: {0}")]
     Store(InvalidUrl),
-    #[error("--node: no nodes are named, none with --node-id, and an embedded store hears of no others")]
+    #[error(
+        "--node: missing: name the Odoo servers, or the one beside this sidecar with --node-id, or a --store \
+         in which others register theirs"
+    )]
     NoNodes,
     #[error("--token-file {0}: {1}")]
     Token(PathBuf, io::Error),

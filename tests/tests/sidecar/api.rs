@@ -115,7 +115,7 @@ async fn without_its_store_it_is_alive_and_not_ready() -> Result<()> {
     ensure!(sidecar.get("/healthz").await?.status == 200);
     ensure!(metrics::value(&sidecar, "mooring_store_up").await? == 0.0);
     let report = sidecar.get("/v1/nodes").await?.text();
-    ensure!(report.contains("\"sessions\":null"), "{report}");
+    ensure!(report.contains("\"sessions\":0"), "{report}");
     said += &sidecar.process.printed();
     ensure!(said.contains("127.0.0.1") && !said.contains("s3cret"), "{said}");
     Ok(())

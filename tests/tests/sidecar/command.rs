@@ -13,6 +13,7 @@ async fn the_nodes_are_shown_to_people_and_machines() -> Result<()> {
         sidecar.claim(&format!("session {number}"), "odoo-1", 0).await?;
     }
     let at = sidecar.address.to_string();
+    sidecar.wait_until_counted("\"sessions\":4").await?;
     let output = run(mooring(&["nodes", "--sidecar", &at]))?;
     ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let table = String::from_utf8(output.stdout)?;
@@ -63,7 +64,7 @@ async fn without_a_sidecar_it_says_where_it_looked_and_what_to_do() -> Result<()
 
 #[test]
 fn help_names_a_variable_for_every_option() -> Result<()> {
-    for command in ["serve", "nodes"] {
+    for command in ["serve", "nodes", "drain", "undrain", "owner"] {
         let output = run(mooring(&[command, "--help"]))?;
         ensure!(output.status.success());
         let help = String::from_utf8(output.stdout)?;
@@ -71,7 +72,9 @@ fn help_names_a_variable_for_every_option() -> Result<()> {
         // An option's text goes on until the next option's.
         for part in help.split("\n      --").skip(1) {
             let option = part.split_whitespace().next().unwrap_or_default();
-            ensure!(part.contains("[env: MOORING_"), "--{option} has no variable:\n{part}");
+            // A line may end within the brackets.
+            let text = part.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(text.contains("[env: MOORING_"), "--{option} has no variable:\n{part}");
             options += 1;
         }
         ensure!(options >= 2 && help.contains("--help"), "{help}");

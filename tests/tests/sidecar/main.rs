@@ -127,6 +127,19 @@ impl Sidecar {
         }
     }
 
+    /// Waits until its report on the nodes has this in it: sessions are counted once a second.
+    async fn wait_until_counted(&self, part: &str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let report = self.get("/v1/nodes").await?.text();
+            if report.contains(part) {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "{part} is not in {report}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until it says that it is ready.
     async fn wait_until_ready(&mut self) -> Result<()> {
         let address = self.address;

@@ -67,6 +67,7 @@ async fn everything_is_counted_and_readable() -> Result<()> {
     }
     sidecar.claim("t", "b", 0).await?;
     sidecar.owner("s").await?;
+    sidecar.wait_until_counted("\"sessions\":2").await?;
     let scrape = Scrape::of(&sidecar).await?;
     for (sample, expected) in [
         ("mooring_owner_lookups_total{result=\"Unowned\"}", 1.0),

@@ -17,7 +17,7 @@ fn nodes_that_cannot_be_are_refused() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let state = folder.path().to_str().context("no path")?;
     let cases: [(&[&str], &[&str]); 12] = [
-        (&[], &["--node <NODE>", "required"]),
+        (&[], &["--node: missing", "--node-id", "--store"]),
         (&["--node", ""], &["--node <NODE>", "expected ID=HOST:PORT[,gevent=HOST:PORT][,weight=N]"]),
         (&["--node", "odoo-1"], &["--node <NODE>", "expected ID=HOST:PORT"]),
         (&["--node", "odoo/1=127.0.0.1:8069"], &["--node <NODE>", "1 to 64 of the characters"]),
@@ -142,7 +142,7 @@ fn a_store_that_is_none_is_refused_and_its_password_is_not_shown() -> Result<()>
             refusal(&others, &[("MOORING_STORE", store)])?,
         ] {
             ensure!(said.contains("--store"), "{store}: {said}");
-            ensure!(said.contains("expected embedded, or redis://HOST:PORT/DB"), "{store}: {said}");
+            ensure!(said.contains("expected embedded, redis://HOST:PORT/DB"), "{store}: {said}");
             ensure!(!said.contains("s3cret"), "{said}");
         }
     }
