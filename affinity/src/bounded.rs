@@ -9,16 +9,8 @@ pub fn capacity(total: u64, weight: u16, weights: u32, factor: f64) -> u64 {
     libm::ceil(fair * factor.max(1.0)) as u64
 }
 
-/// The place of the first node in `ranking` with room for one more session; the best-ranked one
-/// if none has room, which no factor of at least 1 allows while all nodes are ranked.
-///
-/// `loads` gives each place its sessions now and its weight.
-pub fn first_with_room(ranking: &[usize], loads: &[(u64, u16)], factor: f64) -> Option<usize> {
-    let ranked = || ranking.iter().filter_map(|place| loads.get(*place).map(|load| (*place, load)));
-    let total = ranked().map(|(_, load)| load.0).sum::<u64>() + 1;
-    let weights = ranked().map(|(_, load)| u32::from(load.1)).sum();
-    ranked()
-        .find(|(_, (sessions, weight))| *sessions < capacity(total, *weight, weights, factor))
-        .map(|(place, _)| place)
-        .or_else(|| ranking.first().copied())
+/// Whether a node of `weight` that holds `sessions` of `total` in all has room for one more; the
+/// parameters are those of [`capacity`].
+pub fn has_room(sessions: u64, total: u64, weight: u16, weights: u32, factor: f64) -> bool {
+    sessions < capacity(total + 1, weight, weights, factor)
 }

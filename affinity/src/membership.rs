@@ -116,6 +116,9 @@ pub struct Node {
     /// Whether it may be chosen.
     #[serde(default)]
     pub state: NodeState,
+    /// Whether it has so much more than its fair share of sessions that new ones go elsewhere.
+    #[serde(default)]
+    pub full: bool,
 }
 
 fn one() -> u16 {
@@ -234,7 +237,7 @@ mod tests {
 
     fn node(id: &str, http: &str) -> Node {
         let (id, http) = (NodeId::new(id).unwrap(), http.parse().unwrap());
-        Node { id, http, gevent: None, weight: 1, state: NodeState::Active }
+        Node { id, http, gevent: None, weight: 1, state: NodeState::Active, full: false }
     }
 
     #[test]

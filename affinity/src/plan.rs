@@ -68,6 +68,19 @@ pub fn plan(membership: &Membership, key: SessionKey, owner: Option<u64>) -> Pla
     Plan { reason, places }
 }
 
+/// Plans a request that may begin a session: nodes that are full come after the others. Who has a
+/// session already is not sent elsewhere by how busy nodes are.
+pub fn plan_newcomer(membership: &Membership, key: SessionKey) -> Plan {
+    let mut places = ranking::<LENGTH>(key, membership, |node| node.state == NodeState::Active && !node.full);
+    for place in plan(membership, key, None).places {
+        if !places.contains(&place) {
+            // A plan that is long enough needs no more.
+            let _ = places.try_push(place);
+        }
+    }
+    Plan { reason: Reason::Home, places }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +93,7 @@ mod tests {
             gevent: None,
             weight: 1,
             state: *state,
+            full: false,
         };
         Membership::new(states.iter().enumerate().map(node).collect()).unwrap()
     }
@@ -130,6 +144,26 @@ mod tests {
         assert_eq!(planned(&[("a", down), ("b", down)], None).1.len(), 2);
         assert_eq!(planned(&[("a", down), ("b", down)], Some("a")).0, Reason::OwnerDown);
         assert!(planned(&[], Some("a")).1.is_empty());
+    }
+
+    #[test]
+    fn newcomers_avoid_full_nodes() {
+        let key = SessionKey::of_session_id(b"some session");
+        let with_full = |full: &[&str]| {
+            let nodes = membership(&[("a", ACTIVE), ("b", ACTIVE), ("c", NodeState::Down)]);
+            let nodes = nodes.nodes().iter().cloned();
+            let nodes = nodes.map(|node| Node { full: full.contains(&node.id.as_str()), ..node });
+            let membership = Membership::new(nodes.collect()).unwrap();
+            let name = |place: &usize| membership.nodes()[*place].id.to_string();
+            let plans = [plan_newcomer(&membership, key), plan(&membership, key, None)];
+            plans.map(|plan| plan.places.iter().map(name).collect::<Vec<_>>())
+        };
+        let [_, home] = with_full(&[]);
+        let (first, second) = (home[0].as_str(), home[1].as_str());
+        assert_eq!(with_full(&[]), [home.clone(), home.clone()]);
+        assert_eq!(with_full(&[second]), [home.clone(), home.clone()]);
+        assert_eq!(with_full(&[first]), [vec![second.to_owned(), first.to_owned()], home.clone()]);
+        assert_eq!(with_full(&[first, second]), [home.clone(), home.clone()]);
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn rankings() {
             gevent: None,
             weight: node.weight,
             state: NodeState::Active,
+            full: false,
         });
         let membership = Membership::new(nodes.collect()).unwrap();
         let ids: Vec<_> = ranking::<MAX_NODES>(vector.key, &membership, |_| true)

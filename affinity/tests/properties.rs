@@ -3,7 +3,7 @@
 
 use affinity::{
     Membership, Node, NodeId, NodeState, SessionKey,
-    bounded::{capacity, first_with_room},
+    bounded::{capacity, has_room},
     membership::MAX_NODES,
     rendezvous::ranking,
 };
@@ -21,6 +21,7 @@ fn nodes(weights: &[u16]) -> Vec<Node> {
         gevent: None,
         weight: *weight,
         state: NodeState::Active,
+        full: false,
     };
     weights.iter().enumerate().map(node).collect()
 }
@@ -124,7 +125,11 @@ fn bounded_load_keeps_every_node_under_its_capacity() {
         let total_weight = weights.iter().map(|weight| u32::from(*weight)).sum();
         for number in 0..5_000_u64 {
             let order = ranking::<MAX_NODES>(key(number), &membership, |_| true);
-            let place = first_with_room(&order, &loads, factor).unwrap();
+            let has_room = |place: &&usize| {
+                let (sessions, weight) = loads[**place];
+                has_room(sessions, number, weight, total_weight, factor)
+            };
+            let place = *order.iter().find(has_room).expect("no factor of 1 or more leaves all full");
             loads[place].0 += 1;
             let cap = capacity(number + 1, loads[place].1, total_weight, factor);
             assert!(loads[place].0 <= cap, "{loads:?} over {cap} at {factor}");
@@ -133,8 +138,8 @@ fn bounded_load_keeps_every_node_under_its_capacity() {
 }
 
 #[test]
-fn bounded_load_moves_nobody_while_there_is_room() {
-    assert_eq!(first_with_room(&[2, 0, 1], &[(10, 1), (10, 1), (10, 1)], 1.25), Some(2));
-    assert_eq!(first_with_room(&[2, 0, 1], &[(10, 1), (10, 1), (50, 1)], 1.25), Some(0));
-    assert_eq!(first_with_room(&[], &[], 1.25), None);
+fn a_node_is_full_only_beyond_its_share() {
+    assert!(has_room(10, 30, 1, 3, 1.25));
+    assert!(!has_room(50, 70, 1, 3, 1.25));
+    assert!(has_room(50, 70, 4, 6, 1.25), "it weighs more");
 }

@@ -136,6 +136,7 @@ fn node(path: String, value: &Json) -> Result<Node, ConfigError> {
         gevent: fields.address("gevent")?,
         weight: fields.number("weight", 1..=MAX_WEIGHT.into(), 1)?,
         state: NodeState::Active,
+        full: false,
     })
 }
 

@@ -48,6 +48,11 @@ impl Router {
         affinity::plan::plan(&self.membership, key, owner)
     }
 
+    /// [`plan_newcomer`](affinity::plan::plan_newcomer).
+    pub(crate) fn plan_newcomer(&self, key: SessionKey) -> Plan {
+        affinity::plan::plan_newcomer(&self.membership, key)
+    }
+
     pub(crate) fn seed(&self, place: usize) -> Option<u64> {
         self.membership.nodes().get(place).map(|node| node.id.seed())
     }

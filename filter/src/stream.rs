@@ -6,7 +6,7 @@ use affinity::{
     Port, SessionKey,
     address::{client_address, peer_address},
     cookie,
-    plan::Reason,
+    plan::{Plan, Reason},
     wire::{self, Claim, ClaimReply, OwnerReply},
 };
 
@@ -57,7 +57,8 @@ impl Stream {
         match cookies.as_deref().and_then(cookie::session_id) {
             Some(sid) => self.route_session(SessionKey::of_session_id(sid)),
             None => {
-                self.choose(self.address_key(), None);
+                let plan = self.state.router.borrow().plan_newcomer(self.address_key());
+                self.choose(&plan);
                 let metrics = &self.state.metrics;
                 count(if self.chosen.is_some() { &metrics.by_address } else { &metrics.nowhere });
                 Action::Continue
@@ -151,9 +152,10 @@ impl Stream {
 
     /// Tells Envoy where the request of `key` goes.
     fn route(&mut self, key: SessionKey, owner: Option<u64>) {
-        let reason = self.choose(key, owner);
+        let plan = self.state.router.borrow().plan(key, owner);
+        self.choose(&plan);
         let metrics = &self.state.metrics;
-        count(match reason {
+        count(match plan.reason {
             _ if self.chosen.is_none() => &metrics.nowhere,
             Reason::Owner => &metrics.to_owner,
             Reason::Home => &metrics.to_home,
@@ -162,10 +164,9 @@ impl Stream {
     }
 
     /// Writes the two headers. Whatever the client sent in their place is overwritten or removed.
-    fn choose(&mut self, key: SessionKey, owner: Option<u64>) -> Reason {
+    fn choose(&mut self, plan: &Plan) {
         let state = Rc::clone(&self.state);
         let router = state.router.borrow();
-        let plan = router.plan(key, owner);
         let write = |name: &str, value: Option<&[u8]>| match value {
             Some(value) => host::set_header(Map::Request, name, value),
             None => host::remove_header(Map::Request, name),
@@ -175,7 +176,6 @@ impl Stream {
         let next = router.next(plan.places.get(1..).unwrap_or_default(), self.port);
         write(NEXT, Some(next.as_bytes()).filter(|next| !next.is_empty()));
         self.chosen = plan.places.first().and_then(|place| router.seed(*place));
-        plan.reason
     }
 
     /// The key of a client without a session.

@@ -7,7 +7,7 @@ use std::{
 
 use affinity::{
     NodeId, SessionKey,
-    plan::plan,
+    plan::{plan, plan_newcomer},
     wire::{
         self, CONTENT_TYPE, Claim, Cursor, Explanation, MoveReply, NodesReply, OwnerReply, Sessions,
         SessionsReply, WatchQuery, WatchReply,
@@ -118,7 +118,12 @@ async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         return bad("the body is no claim");
     };
     match shared.directory.claim(claim).await {
-        Ok(reply) => encoded(&reply),
+        Ok(reply) => {
+            if reply.granted && reply.owner.epoch == 1 {
+                shared.registry.begun(&reply.owner.node);
+            }
+            encoded(&reply)
+        }
         Err(error) => unavailable(&error),
     }
 }
@@ -221,7 +226,7 @@ async fn move_sessions(
     let membership = shared.registry.membership().borrow().clone();
     let mut reply = MoveReply::default();
     for (key, expect) in sessions.into_iter().take(MOST_MOVED) {
-        let places = plan(&membership, key, None).places;
+        let places = plan_newcomer(&membership, key).places;
         let heir = places.first().and_then(|place| membership.nodes().get(*place)).map(|node| &node.id);
         let Some(heir) = heir.filter(|heir| heir.as_str() != id) else {
             reply.left += 1;

@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the filter: know the nodes, and who owns which session
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Show the nodes
     Nodes(Nodes),
     /// Keep new sessions away from a node; those that it has may stay or move

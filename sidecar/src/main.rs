@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         match cli.command {
             cli::Command::Serve(options) => {
                 logging::start(options.log_format);
-                serve::run(options).await.map_err(|error| error.to_string())
+                serve::run(*options).await.map_err(|error| error.to_string())
             }
             cli::Command::Nodes(options) => {
                 nodes_command::run(options).await.map_err(|error| error.to_string())

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use affinity::{Membership, Node, NodeId, NodeState, membership::InvalidMembership, wire::NodeReport};
+use affinity::{
+    Membership, Node, NodeId, NodeState, bounded::has_room, membership::InvalidMembership, wire::NodeReport,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -16,6 +18,9 @@ use crate::{
 
 /// A node whose sidecar has not registered it for this long is down.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A node with fewer sessions is not full, whatever the others have: there is little to share out.
+const NEVER_FULL: u64 = 16;
 
 /// What a probe found: the node's addresses and how long it took to answer, or what is wrong.
 pub(crate) type Probed = Result<(Node, Duration), String>;
@@ -62,11 +67,15 @@ struct Nodes {
     draining: BTreeSet<NodeId>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
+    /// Sessions that began through this sidecar since.
+    begun: HashMap<NodeId, u64>,
 }
 
 /// The nodes: those that this sidecar was told of, and those that others register.
 pub(crate) struct Registry {
     thresholds: Thresholds,
+    /// How far beyond its fair share of sessions a node may go: 1 or more.
+    bounded_load: f64,
     nodes: Mutex<Nodes>,
     membership: watch::Sender<Arc<Membership>>,
 }
@@ -76,7 +85,11 @@ impl Registry {
     ///
     /// # Errors
     /// If two of them have one name or one address, or there are too many.
-    pub(crate) fn new(specs: Vec<NodeSpec>, thresholds: Thresholds) -> Result<Self, InvalidMembership> {
+    pub(crate) fn new(
+        specs: Vec<NodeSpec>,
+        thresholds: Thresholds,
+        bounded_load: f64,
+    ) -> Result<Self, InvalidMembership> {
         // Where host names lead is seen later, and may change.
         Membership::new(specs.iter().filter_map(NodeSpec::literal).collect())?;
         let mut entries: Vec<Entry> = Vec::with_capacity(specs.len());
@@ -98,7 +111,7 @@ impl Registry {
         }
         entries.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
         let nodes = Nodes { own: entries, ..Nodes::default() };
-        Ok(Self { thresholds, nodes: Mutex::new(nodes), membership: watch::Sender::default() })
+        Ok(Self { thresholds, bounded_load, nodes: Mutex::new(nodes), membership: watch::Sender::default() })
     }
 
     pub(crate) fn specs(&self) -> Vec<NodeSpec> {
@@ -145,6 +158,7 @@ impl Registry {
         // Where two claim one address, the one that was heard of last has it: pods inherit addresses.
         remote.sort_by_key(|it| it.registered.age);
         (nodes.remote, nodes.draining, nodes.loads) = (remote, roster.draining, loads);
+        nodes.begun.clear();
         self.publish(&nodes);
     }
 
@@ -157,9 +171,11 @@ impl Registry {
         Some(Registration { node, probe_ms: latency.as_secs_f64() * 1_000.0 })
     }
 
-    /// Sessions in use on each node, as all sidecars see them.
-    pub(crate) fn loads(&self) -> HashMap<NodeId, u64> {
-        self.nodes().loads.clone()
+    /// Counts a session that began on a node: who is full shows before the next count.
+    pub(crate) fn begun(&self, id: &NodeId) {
+        let mut nodes = self.nodes();
+        *nodes.begun.entry(id.clone()).or_default() += 1;
+        self.publish(&nodes);
     }
 
     /// The nodes as an operator sees them.
@@ -198,7 +214,7 @@ impl Registry {
     }
 
     fn publish(&self, nodes: &Nodes) {
-        match nodes.membership() {
+        match nodes.membership().and_then(|members| nodes.with_full(&members, self.bounded_load)) {
             Ok(next) => {
                 self.membership.send_if_modified(|present| {
                     let differs = **present != next;
@@ -224,6 +240,23 @@ impl Nodes {
             NodeState::Active if self.draining.contains(id) => NodeState::Draining,
             state => state,
         }
+    }
+
+    /// The membership with those marked that have no room.
+    fn with_full(&self, members: &Membership, factor: f64) -> Result<Membership, InvalidMembership> {
+        let load = |node: &Node| {
+            let count = |of: &HashMap<NodeId, u64>| of.get(&node.id).copied().unwrap_or_default();
+            count(&self.loads) + count(&self.begun)
+        };
+        let active = || members.nodes().iter().filter(|node| node.state == NodeState::Active);
+        let total = active().map(load).sum();
+        let weights = active().map(|node| u32::from(node.weight)).sum();
+        let marked = members.nodes().iter().map(|node| {
+            let sessions = load(node);
+            let has_room = sessions < NEVER_FULL || has_room(sessions, total, node.weight, weights, factor);
+            Node { full: node.state == NodeState::Active && !has_room, ..node.clone() }
+        });
+        Membership::new(marked.collect())
     }
 
     fn membership(&self) -> Result<Membership, InvalidMembership> {
@@ -283,7 +316,7 @@ mod tests {
 
     fn registry() -> Registry {
         let specs = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
-        Registry::new(specs.into(), Thresholds { down_after: 2, up_after: 3 }).unwrap()
+        Registry::new(specs.into(), Thresholds { down_after: 2, up_after: 3 }, 1.25).unwrap()
     }
 
     async fn good(registry: &Registry, id: &str) -> (NodeId, Probed) {
@@ -340,6 +373,7 @@ mod tests {
             gevent: None,
             weight: 1,
             state: NodeState::Active,
+            full: false,
         };
         Registered { node, probe_ms: Some(1.0), age }
     }
@@ -379,10 +413,40 @@ mod tests {
         assert_eq!(take_in(vec![registered("a", "10.0.0.1:1", second)], &[]), [a, b]);
     }
 
+    #[tokio::test]
+    async fn a_node_with_too_many_sessions_is_full() {
+        let registry = registry();
+        for id in ["a", "b"] {
+            let (id, probed) = good(&registry, id).await;
+            registry.report(&id, probed);
+        }
+        let full = || {
+            let membership = registry.membership().borrow().clone();
+            membership.nodes().iter().map(|node| node.full).collect::<Vec<_>>()
+        };
+        let [a, b] = ["a", "b"].map(|id| NodeId::new(id).unwrap());
+        let counted = |here: u64, there: u64| {
+            let roster = Roster { loads: HashMap::from([(a.clone(), there)]), ..Roster::default() };
+            registry.take_in(roster, HashMap::from([(a.clone(), here), (b.clone(), 60)]));
+        };
+        counted(50, 10);
+        assert_eq!(full(), [false, false]);
+        counted(60, 60);
+        assert_eq!(full(), [true, false], "120 of 180 are more than 1.25 times 90");
+        counted(50, 10);
+        // It fills between two counts: 102 of 162 are 1.25 times what is fair, with one more in mind.
+        (0..41).for_each(|_| registry.begun(&a));
+        assert_eq!(full(), [false, false]);
+        registry.begun(&a);
+        assert_eq!(full(), [true, false]);
+        registry.take_in(Roster::default(), HashMap::from([(a.clone(), 15)]));
+        assert_eq!(full(), [false, false], "there is little to share out");
+    }
+
     #[test]
     fn a_name_twice_is_refused() {
         let specs = ["a=127.0.0.1:1", "a=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
-        let refused = Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 });
+        let refused = Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 }, 1.25);
         assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some("node a is named twice"));
     }
 
@@ -390,7 +454,7 @@ mod tests {
     fn an_address_twice_is_refused() {
         let new = |specs: [&str; 2]| {
             let specs = specs.map(|spec| spec.parse().unwrap());
-            Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 })
+            Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 }, 1.25)
         };
         let refused = new(["a=127.0.0.1:1", "b=127.0.0.1:2,gevent=127.0.0.1:1"]);
         let problem = refused.err().map(|error| error.to_string());

@@ -86,7 +86,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     if specs.is_empty() && options.store == StoreUrl::Embedded {
         return Err(ServeError::NoNodes);
     }
-    let registry = Arc::new(Registry::new(specs, thresholds)?);
+    let registry = Arc::new(Registry::new(specs, thresholds, options.bounded_load)?);
     let store = open_store(&options)?;
     let metrics = Arc::new(Metrics::new());
     let cached = usize::try_from(options.cache_sessions).unwrap_or(usize::MAX);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use affinity::{NodeId, SessionKey, wire::Owner};
+use affinity::{
+    NodeId, SessionKey,
+    wire::{Owner, Sessions},
+};
 use redb::{
     Database, Error, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
 };
@@ -85,7 +88,7 @@ pub(super) fn of_node(
     node: &NodeId,
     from: SessionKey,
     most: usize,
-) -> Result<(Vec<(SessionKey, u64)>, Option<SessionKey>), Error> {
+) -> Result<(Sessions, Option<SessionKey>), Error> {
     let mut sessions = Vec::new();
     let owners = database.begin_read()?.open_table(OWNERS)?;
     for (number, entry) in owners.range(*from.as_bytes()..)?.enumerate() {

@@ -291,6 +291,7 @@ async fn nodes_register_and_are_drained(opened: Opened) {
         gevent: Some("127.0.0.1:9".parse().unwrap()),
         weight: 3,
         state,
+        full: false,
     };
     let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
     let roster = async || opened.other.roster(&own).await.unwrap();

@@ -43,10 +43,10 @@ impl From<RedisError> for InvalidUrl {
 
 /// Who is to be connected to.
 pub(super) enum Address {
-    Single(Client),
+    Single(Box<Client>),
     /// Asking the Sentinels changes the lists that the client keeps of them.
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl fmt::Debug for Address {
@@ -87,7 +87,7 @@ impl Address {
                 .map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.into_bytes()) }),
         };
         if kind.is_empty() {
-            return single(url, parts).map(Self::Single);
+            return single(url, parts).map(|client| Self::Single(Box::new(client)));
         }
         let (login, hosts_and_path) = rest.rsplit_once('@').map_or((None, rest), |(a, b)| (Some(a), b));
         if let Some(login) = login {
@@ -103,7 +103,9 @@ impl Address {
             "sentinel" => {
                 sentinel(hosts, path, parts).map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
             }
-            "cluster" if path.is_empty() || path == "0" => cluster(hosts, parts).map(Self::Cluster),
+            "cluster" if path.is_empty() || path == "0" => {
+                cluster(hosts, parts).map(|client| Self::Cluster(Box::new(client)))
+            }
             "cluster" => Err(form("a cluster has no databases")),
             _ => Err(form("it is neither")),
         }
@@ -152,7 +154,7 @@ fn sentinel(hosts: Vec<ConnectionAddr>, path: &str, parts: Parts) -> Result<Sent
     if master.is_empty() {
         return Err(InvalidUrl::Form("no name of the master after the hosts".into()));
     }
-    let mut builder = SentinelClientBuilder::new(hosts, master.to_owned(), SentinelServerType::Master)?
+    let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
         .set_client_to_redis_db(database);
     if parts.tls {
         builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);

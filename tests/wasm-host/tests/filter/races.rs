@@ -62,7 +62,12 @@ fn what_was_never_confirmed_is_asked_for_soon() {
     let reply = ClaimReply { granted: false, owner: owner("odoo-4", 5) };
     first.answer(only_call(&first, "/v1/claims").token, 200, wire::encode(&reply));
     assert_eq!(Routing::of(&visit(&first, &sid)), Routing::of_owner(&sid, Some("odoo-4")));
+    // That is believed for a moment only: whoever comes back with a session makes its record durable.
     pass(&host, &[&first, &second], 60_000);
+    let back = visit(&second, &sid);
+    let reply = OwnerReply { owner: Some(owner("odoo-4", 5)), believe_s: 3_600 };
+    second.answer(only_call(&second, "/v1/owners/").token, 200, wire::encode(&reply));
+    assert_eq!(Routing::of(&back), Routing::of_owner(&sid, Some("odoo-4")));
     assert_eq!(Routing::of(&visit(&second, &sid)), Routing::of_owner(&sid, Some("odoo-4")));
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn node(id: &str, http: &str, gevent: Option<&str>, weight: u16) -> N
         gevent: gevent.map(|address| address.parse().unwrap()),
         weight,
         state: NodeState::Active,
+        full: false,
     }
 }
 
