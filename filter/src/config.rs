@@ -13,6 +13,8 @@ pub struct Config {
     /// The Envoy cluster in which the sidecar answers. Without one the filter knows the `nodes`
     /// below and nothing else: it still sticks, by rendezvous hashing.
     pub sidecar_cluster: Option<String>,
+    /// The token that the sidecar wants to be shown (its `--token-file`).
+    pub sidecar_token: Option<Token>,
     /// How long a request waits for the sidecar to look an owner up, or a response for its claim,
     /// in milliseconds: 1 to 10,000.
     pub sidecar_timeout_ms: u32,
@@ -31,6 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sidecar_cluster: None,
+            sidecar_token: None,
             sidecar_timeout_ms: 1_000,
             nodes: Membership::default(),
             trusted_proxies: 0,
@@ -59,8 +62,40 @@ pub enum ConfigError {
     },
 }
 
-const KNOWN: [&str; 6] =
-    ["sidecar_cluster", "sidecar_timeout_ms", "nodes", "trusted_proxies", "ipv6_prefix", "table_entries"];
+/// A secret that the sidecar shares.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl core::fmt::Debug for Token {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// The fewest characters, as the sidecar has it.
+    const SHORTEST: usize = 16;
+
+    fn new(text: String) -> Option<Self> {
+        let good = text.len() >= Self::SHORTEST && text.bytes().all(|byte| byte.is_ascii_graphic());
+        good.then_some(Self(text))
+    }
+
+    /// What to send in an `authorization` header.
+    pub fn header(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+}
+
+const KNOWN: [&str; 7] = [
+    "sidecar_cluster",
+    "sidecar_token",
+    "sidecar_timeout_ms",
+    "nodes",
+    "trusted_proxies",
+    "ipv6_prefix",
+    "table_entries",
+];
 
 fn refuse<T>(path: impl Into<String>, problem: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError::Field { path: path.into(), problem: problem.into() })
@@ -85,6 +120,7 @@ impl Config {
         let fields = Fields::new(String::new(), &object, &KNOWN)?;
         let config = Self {
             sidecar_cluster: fields.text("sidecar_cluster")?,
+            sidecar_token: token(fields.text("sidecar_token")?)?,
             sidecar_timeout_ms: fields.number(
                 "sidecar_timeout_ms",
                 1..=10_000,
@@ -110,6 +146,15 @@ impl Config {
     pub fn sidecar_timeout(&self) -> Duration {
         Duration::from_millis(self.sidecar_timeout_ms.into())
     }
+}
+
+/// A refusal does not show the text.
+fn token(text: Option<String>) -> Result<Option<Token>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    Token::new(text).map(Some).map_or_else(
+        || refuse("sidecar_token", "expected 16 or more characters without spaces, as in the sidecar's file"),
+        Ok,
+    )
 }
 
 fn nodes(list: &[Json]) -> Result<Membership, ConfigError> {
@@ -243,6 +288,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_shown_to_the_sidecar_alone() {
+        let text = br#"{"sidecar_cluster": "mooring", "sidecar_token": "0123456789abcdef"}"#;
+        let config = Config::parse(text).unwrap();
+        assert!(!format!("{config:?}").contains("0123"));
+        assert_eq!(config.sidecar_token.unwrap().header(), "Bearer 0123456789abcdef");
+        assert!(!refused(r#"{"sidecar_cluster": "x", "sidecar_token": "s3cret"}"#).contains("s3cret"));
+    }
+
+    #[test]
     fn refusals_name_the_field_and_what_was_expected() {
         for (json, parts) in [
             ("", &["expected a JSON object", "found nothing"][..]),
@@ -255,6 +309,7 @@ mod tests {
             (r#"{"nodes": []}"#, &["nodes: empty"]),
             (r#"{"sidecar_cluster": ""}"#, &["sidecar_cluster: ", "expected the name"]),
             (r#"{"sidecar_cluster": 5}"#, &["sidecar_cluster: expected a text, found a number"]),
+            (r#"{"sidecar_cluster": "x", "sidecar_token": "short"}"#, &["sidecar_token: expected 16"]),
             (r#"{"sidecar": "x"}"#, &["sidecar: unknown field, expected one of sidecar_cluster"]),
             (
                 r#"{"sidecar_cluster": "x", "trusted_proxies": -1}"#,

@@ -16,14 +16,16 @@ const LONGEST_PAUSE_MS: u64 = 4_000;
 /// The sidecar as one VM sees it.
 pub(crate) struct Sidecar {
     cluster: String,
+    /// The `authorization` header, if the sidecar wants one.
+    authorization: Option<String>,
     timeout: Duration,
     failures: Cell<u32>,
     paused_until_ms: Cell<u64>,
 }
 
 impl Sidecar {
-    pub(crate) fn new(cluster: String, timeout: Duration) -> Self {
-        Self { cluster, timeout, failures: Cell::default(), paused_until_ms: Cell::default() }
+    pub(crate) fn new(cluster: String, authorization: Option<String>, timeout: Duration) -> Self {
+        Self { cluster, authorization, timeout, failures: Cell::default(), paused_until_ms: Cell::default() }
     }
 
     /// Whether it is worth asking. After a failure it is left alone for a while, each time longer:
@@ -68,6 +70,9 @@ impl Sidecar {
 
     fn call(&self, method: &str, path: &str, body: &[u8], timeout: Duration) -> Result<u32, Refused> {
         let mut headers = vec![(":method", method), (":path", path), (":authority", "mooring")];
+        if let Some(authorization) = &self.authorization {
+            headers.push(("authorization", authorization));
+        }
         if !body.is_empty() {
             headers.push(("content-type", wire::CONTENT_TYPE));
         }
@@ -81,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_failing_sidecar_is_left_alone_longer_and_longer() {
-        let sidecar = Sidecar::new("mooring".into(), Duration::from_millis(250));
+        let sidecar = Sidecar::new("mooring".into(), None, Duration::from_millis(250));
         let mut now = 1_000;
         let mut pauses = vec![];
         for _ in 0..8 {

@@ -40,7 +40,9 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(config: Config, now_ms: u64) -> Self {
-        let sidecar = config.sidecar_cluster.clone().map(|name| Sidecar::new(name, config.sidecar_timeout()));
+        let token = config.sidecar_token.as_ref().map(|token| token.header());
+        let cluster = config.sidecar_cluster.clone();
+        let sidecar = cluster.map(|name| Sidecar::new(name, token, config.sidecar_timeout()));
         let board = Board::new(config.sidecar_cluster.as_deref().unwrap_or_default());
         // After a VM was replaced, the others already know better than the configuration.
         let nodes = sidecar.as_ref().and_then(|_| board.nodes()).unwrap_or_else(|| config.nodes.clone());

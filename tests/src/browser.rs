@@ -111,6 +111,12 @@ impl Browser {
         Self { connections, ..self.clone() }
     }
 
+    /// The same browser, as it comes in elsewhere.
+    #[must_use]
+    pub fn at(&self, server: SocketAddr) -> Self {
+        Self { server, ..self.clone() }
+    }
+
     /// Sends a request with the cookie, and keeps the cookie that comes back.
     ///
     /// # Errors

@@ -103,6 +103,7 @@ fn standby(stack: &Stack, sid: &str, owner: &str) -> String {
         gevent: None,
         weight: 1,
         state: affinity::NodeState::Active,
+        full: false,
     };
     let members = affinity::Membership::new(stack.nodes.iter().map(node).collect()).unwrap();
     let owner = affinity::NodeId::new(owner).unwrap().seed();

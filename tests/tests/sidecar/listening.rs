@@ -160,3 +160,43 @@ async fn claims_outlive_a_restart_and_a_kill() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn with_a_token_only_who_shows_it_is_answered() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (file, token) = (folder.path().join("token"), "a-token-of-some-length");
+    std::fs::write(&file, format!("{token}\n"))?;
+    let file = file.to_str().context("no path")?;
+    let sidecar = Sidecar::start(&[absent("odoo-1")], &["--token-file", file]).await?;
+    let paths = [
+        "/v1/nodes",
+        &format!("/v1/owners/{}", key("s")),
+        "/v1/watch?generation=0&position=0&membership=0&wait_ms=0",
+    ];
+    for (authorization, expected) in
+        [(None, 401), (Some("Bearer wrong"), 401), (Some(&*format!("Bearer {token}")), 200)]
+    {
+        for path in paths {
+            let mut request = Request::get(format!("http://{}{path}", sidecar.address));
+            if let Some(authorization) = authorization {
+                request = request.header("authorization", authorization);
+            }
+            let answer = browser::send(&browser::http1(), request.body(Full::new(Bytes::new()))?).await?;
+            ensure!(answer.status == expected, "{path} with {authorization:?} got {}", answer.status);
+        }
+    }
+    for open in ["/healthz", "/metrics"] {
+        ensure!(sidecar.get(open).await?.status == 200, "{open}");
+    }
+    let at = sidecar.address.to_string();
+    let output = run(mooring(&["nodes", "--sidecar", &at]))?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(!output.status.success() && said.contains("--token-file"), "{said}");
+    let output = run(mooring(&["drain", "odoo-1", "--sidecar", &at, "--token-file", file]))?;
+    ensure!(output.status.success(), "{output:?}");
+    let output = run(mooring(&["drain", "odoo-7", "--sidecar", &at, "--token-file", file]))?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(!output.status.success() && said.contains("there are: odoo-1"), "{said}");
+    ensure!(!sidecar.process.printed().contains(token), "the token is logged");
+    Ok(())
+}
