@@ -12,6 +12,7 @@ mod embedded_only;
 mod redis_only;
 mod redis_server;
 mod same_replies;
+mod topologies;
 
 /// Long enough for anything that should come, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,19 +57,27 @@ struct Opened {
     other: Arc<dyn Store>,
     _folder: Option<TempDir>,
     _server: Option<RedisServer>,
+    _cluster: Option<topologies::Cluster>,
 }
 
 fn open_embedded(lifetimes: Lifetimes) -> Opened {
     let folder = tempfile::tempdir().unwrap();
     let one: Arc<dyn Store> = Arc::new(Embedded::open(folder.path(), lifetimes).unwrap());
-    Opened { other: Arc::clone(&one), one, _folder: Some(folder), _server: None }
+    Opened { other: Arc::clone(&one), one, _folder: Some(folder), _server: None, _cluster: None }
 }
 
 /// None if there is no redis-server.
 async fn open_redis(lifetimes: Lifetimes) -> Option<Opened> {
     let server = RedisServer::start().await?;
     let [one, other] = [(); 2].map(|()| server.open("mooring", lifetimes));
-    Some(Opened { one, other, _folder: None, _server: Some(server) })
+    Some(Opened { one, other, _folder: None, _server: Some(server), _cluster: None })
+}
+
+/// None if there is no redis-server.
+async fn open_cluster(lifetimes: Lifetimes) -> Option<Opened> {
+    let cluster = topologies::Cluster::start().await?;
+    let [one, other] = [(); 2].map(|()| cluster.open(lifetimes));
+    Some(Opened { one, other, _folder: None, _server: None, _cluster: Some(cluster) })
 }
 
 macro_rules! over_every_store {
@@ -79,6 +88,18 @@ macro_rules! over_every_store {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $test() {
                     super::$test(open_embedded($lifetime)).await;
+                }
+            )*
+        }
+
+        mod in_a_redis_cluster {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    if let Some(opened) = open_cluster($lifetime).await {
+                        super::$test(opened).await;
+                    }
                 }
             )*
         }

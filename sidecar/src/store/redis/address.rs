@@ -78,6 +78,10 @@ impl Address {
             ("rediss", kind) => (true, kind),
             _ => return Err(form("it is neither")),
         };
+        if tls {
+            // rustls asks for one; whoever was first is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let mut parts = Parts {
             user: access.user.clone(),
             password: read(access.password_file.as_ref(), "--redis-password-file")?

@@ -97,7 +97,8 @@ impl Link {
         let (mut connection, number) = self.connection().await?;
         let result = work(&mut connection).await;
         match &result {
-            Err(error) if is_broken(error) => self.failed(number),
+            // A cluster's connection mends itself, and one server's failure is not the others'.
+            Err(error) if self.is_one_server() && is_broken(error) => self.failed(number),
             _ => self.works(),
         }
         result

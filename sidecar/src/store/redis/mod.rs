@@ -7,6 +7,7 @@ use affinity::{
     wire::{Claim, ClaimReply, Owner},
 };
 use async_trait::async_trait;
+use futures::future::try_join_all;
 use redis::{
     AsyncCommands, ErrorKind, RedisError,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
@@ -220,13 +221,12 @@ impl Store for Redis {
         };
         let (names, next) = self.scan(&place).await.map_err(failed)?;
         let mut sessions = Vec::new();
+        let owner_of = async |name: &String| -> Result<(Option<String>, Option<u64>), RedisError> {
+            self.link.run(async |connection| connection.hmget(name, &["node", "epoch"]).await).await
+        };
+        // A few at once: a pipeline cannot span a cluster's servers.
         for chunk in names.chunks(100) {
-            let mut pipe = redis::pipe();
-            for name in chunk {
-                pipe.cmd("HMGET").arg(name).arg("node").arg("epoch");
-            }
-            let owners: Vec<(Option<String>, Option<u64>)> =
-                self.link.run(async |connection| pipe.query_async(connection).await).await.map_err(failed)?;
+            let owners = try_join_all(chunk.iter().map(|name| owner_of(name))).await.map_err(failed)?;
             sessions.extend(chunk.iter().zip(owners).filter_map(|(name, (of, epoch))| {
                 of.filter(|of| of == node.as_str())?;
                 Some((self.keys.session(name)?, epoch?))

@@ -25,11 +25,16 @@ impl RedisServer {
         match run(port, &folder).await {
             Ok(child) => Some(Self { child, port, folder }),
             Err(error) => {
-                // Not eprintln!, which is not seen of a test that passes.
-                let _ = writeln!(std::io::stderr(), "SKIPPED: no redis-server ({error})");
+                Self::skipped(&format!("no redis-server ({error})"));
                 None
             }
         }
+    }
+
+    /// Says aloud why a test is not run.
+    pub(super) fn skipped(why: &str) {
+        // Not eprintln!, which is not seen of a test that passes.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
     }
 
     pub(super) fn url(&self) -> String {
