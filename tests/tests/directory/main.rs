@@ -31,6 +31,7 @@ use hyper::{Request, body::Bytes};
 use self::cable::Cable;
 
 mod cable;
+mod model;
 
 /// How many work at once.
 const AT_ONCE: usize = 32;
@@ -77,13 +78,22 @@ impl Door {
 /// A sidecar by itself.
 async fn start_sidecar(folder: &Path, store: &str, more: &[String]) -> Result<(Process, SocketAddr)> {
     let address = local(free_port()?);
+    Ok((start_sidecar_at(folder, address, store, more).await?, address))
+}
+
+async fn start_sidecar_at(
+    folder: &Path,
+    address: SocketAddr,
+    store: &str,
+    more: &[String],
+) -> Result<Process> {
     let mut command = Command::new(program("mooring"));
     command.args(["serve", "--listen", &address.to_string(), "--store", store]);
     command.args(["--probe-interval-ms", "200"]).args(more);
     let log = folder.join(format!("sidecar-{}.log", address.port()));
     let mut process = Process::start("a sidecar", command, &log)?;
     process.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
-    Ok((process, address))
+    Ok(process)
 }
 
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<Duration> {
