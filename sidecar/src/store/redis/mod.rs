@@ -226,7 +226,7 @@ impl Store for Redis {
         };
         // A few at once: a pipeline cannot span a cluster's servers.
         for chunk in names.chunks(100) {
-            let owners = try_join_all(chunk.iter().map(|name| owner_of(name))).await.map_err(failed)?;
+            let owners = try_join_all(chunk.iter().map(&owner_of)).await.map_err(failed)?;
             sessions.extend(chunk.iter().zip(owners).filter_map(|(name, (of, epoch))| {
                 of.filter(|of| of == node.as_str())?;
                 Some((self.keys.session(name)?, epoch?))
