@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use harness::tools;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::seq::SliceRandom;
@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::build;
 
 mod claims;
+mod directory;
 mod figures;
 mod load;
 mod proxies;
@@ -33,7 +34,11 @@ use world::World;
 const SESSIONS: usize = 1_000;
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
+
     /// How many times each variant is measured
     #[arg(long, env = "MOORING_BENCH_ROUNDS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -70,6 +75,13 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
+/// What is measured by itself.
+#[derive(Subcommand)]
+enum Part {
+    /// Measure claims, look-ups, changes and memory of the directory beside the same Redis used directly
+    Directory(directory::Options),
+}
+
 impl Options {
     fn rounds(&self) -> u32 {
         if self.quick { 3 } else { self.rounds }
@@ -89,6 +101,9 @@ impl Options {
 
 /// Builds what is measured, measures it and prints the report.
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(Part::Directory(options)) = &options.part {
+        return directory::run(options);
+    }
     build::all()?;
     build::module("noop-filter", "noop_filter", &variants::noop())?;
     tools::envoy()?;

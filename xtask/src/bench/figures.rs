@@ -16,7 +16,7 @@ pub struct Spread {
 
 impl Spread {
     /// The spread of `values`; none if there are none.
-    fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let at = |part: f64| {
@@ -27,7 +27,7 @@ impl Spread {
         Some(Self { median: at(0.5)?, q1: at(0.25)?, q3: at(0.75)? })
     }
 
-    fn show(self, decimals: usize) -> String {
+    pub fn show(self, decimals: usize) -> String {
         let Self { median, q1, q3 } = self;
         format!("{median:.decimals$} ({q1:.decimals$}–{q3:.decimals$})")
     }
@@ -168,7 +168,7 @@ fn text(value: &Value) -> String {
 }
 
 /// A table in Markdown: the first column to the left, the others to the right.
-fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rule = |place: usize| if place == 0 { "---".to_owned() } else { "---:".to_owned() };
     let mut text = line(&head.map(str::to_owned));
