@@ -6,11 +6,14 @@ use anyhow::{Context, Result, bail};
 use console::style;
 use harness::tools;
 
-use crate::build::{self, cargo};
+use crate::{
+    build::{self, cargo},
+    demo,
+};
 
 type Suite = (&'static str, fn() -> Result<()>);
 
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 8] = [
     ("tools", tools_are_there),
     ("format and lints", lints),
     ("build", || build::all().map(drop)),
@@ -20,6 +23,7 @@ const SUITES: [Suite; 7] = [
     ("affinity in wasm, under Node.js", affinity_in_wasm),
     ("the filter under wasmtime", || cargo(&["test", "--release", "--package", "wasm-host"])),
     ("end to end", end_to_end),
+    ("the demo's story", demo::once),
 ];
 
 /// Runs every suite, also after one has failed, and says at the end how each went.

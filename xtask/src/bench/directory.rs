@@ -280,7 +280,7 @@ impl World {
             let claim = Claim {
                 key: key((1 << 50) + number),
                 node: NodeId::new("odoo-1")?,
-                expect: u64::from(round) * 2 + 1,
+                expect: u64::from(round) + 1,
             };
             let watch = self.watch(cursor, 5_000);
             let change = async {
