@@ -57,8 +57,7 @@ impl OwnerCache {
         }
     }
 
-    /// The era: what is learnt from a question is kept only if no era has begun since it was asked.
-    pub(crate) fn era(&self) -> u32 {
+    fn era(&self) -> u32 {
         self.era.load(Ordering::Acquire)
     }
 
@@ -79,12 +78,9 @@ impl OwnerCache {
         })
     }
 
-    /// Takes in what the store said, unless a later epoch was heard of meanwhile.
-    pub(crate) fn learn(&self, key: SessionKey, owner: &Owner, fresh_for: Duration, asked_in: u32) {
+    /// Takes in what the store said in this era, unless a later epoch was heard of in it.
+    pub(crate) fn learn(&self, key: SessionKey, owner: &Owner, fresh_for: Duration) {
         let era = self.era();
-        if asked_in != era {
-            return;
-        }
         if self.entries.peek(&key).is_some_and(|known| known.era == era && known.epoch > owner.epoch) {
             return;
         }
@@ -103,7 +99,7 @@ impl OwnerCache {
     pub(crate) fn change(&self, key: SessionKey, owner: &Owner) {
         if self.entries.peek(&key).is_some() {
             // The next look-up asks: the change does not say how long the record lives.
-            self.learn(key, owner, Duration::ZERO, self.era());
+            self.learn(key, owner, Duration::ZERO);
         }
     }
 
@@ -170,14 +166,11 @@ mod tests {
     #[test]
     fn a_new_era_has_everything_asked_for_again_but_forgets_nothing() {
         let cache = OwnerCache::new(100);
-        cache.learn(key(1), &owner("a", 3), LONG, cache.era());
+        cache.learn(key(1), &owner("a", 3), LONG);
         assert_eq!(cache.get(key(1)).unwrap().fresh_for, Some(LONG));
-        let asked_in = cache.era();
         cache.begin_era();
         assert_eq!(cache.get(key(1)), Some(Known { owner: owner("a", 3), fresh_for: None }));
-        cache.learn(key(1), &owner("a", 4), LONG, asked_in);
-        assert_eq!(cache.get(key(1)).unwrap().owner, owner("a", 3), "it was asked before the era began");
-        cache.learn(key(1), &owner("b", 1), LONG, cache.era());
+        cache.learn(key(1), &owner("b", 1), LONG);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1), "epochs may have begun anew");
     }
 
@@ -186,9 +179,9 @@ mod tests {
         let cache = OwnerCache::new(100);
         cache.change(key(1), &owner("b", 2));
         assert_eq!(cache.get(key(1)), None, "nobody here has asked for it");
-        cache.learn(key(1), &owner("a", 1), LONG, cache.era());
+        cache.learn(key(1), &owner("a", 1), LONG);
         cache.change(key(1), &owner("b", 2));
-        cache.learn(key(1), &owner("a", 1), LONG, cache.era());
+        cache.learn(key(1), &owner("a", 1), LONG);
         assert_eq!(cache.get(key(1)), Some(Known { owner: owner("b", 2), fresh_for: None }));
     }
 
@@ -196,11 +189,11 @@ mod tests {
     fn it_is_bounded_and_counts_who_is_busy() {
         let cache = OwnerCache::new(1_000);
         for number in 0..50 {
-            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), LONG, cache.era());
+            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), LONG);
         }
         let loads = cache.loads();
         assert_eq!((loads[&owner("a", 1).node], loads[&owner("b", 1).node]), (40, 10));
-        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), LONG, cache.era()));
+        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), LONG));
         assert!(cache.len() <= 1_000, "{}", cache.len());
     }
 }

@@ -37,6 +37,11 @@ impl Log {
         Self { generation: rand::random_range(1..=u64::MAX), position: 0, changes: VecDeque::new() }
     }
 
+    /// Where it ends.
+    fn cursor(&self) -> Cursor {
+        Cursor { generation: self.generation, position: self.position }
+    }
+
     fn add(&mut self, change: Change) {
         self.position += 1;
         self.changes.push_back(change);
@@ -95,11 +100,13 @@ impl Directory {
             match event {
                 Event::Changed(change) => {
                     self.metrics.changes.inc();
+                    // With the log locked: nobody learns an older answer in between.
+                    let mut log = self.log();
                     match &change.owner {
                         Some(owner) => self.cache.change(change.key, owner),
                         None => self.cache.forget(change.key),
                     }
-                    self.log().add(change);
+                    log.add(change);
                 }
                 Event::Nodes => {
                     self.nodes.send_replace(());
@@ -107,8 +114,10 @@ impl Directory {
                 }
                 Event::Lost => {
                     self.metrics.resets.inc();
+                    let mut log = self.log();
                     self.cache.begin_era();
-                    *self.log() = Log::new();
+                    *log = Log::new();
+                    drop(log);
                     self.nodes.send_replace(());
                 }
             }
@@ -121,7 +130,7 @@ impl Directory {
     /// # Errors
     /// If the store cannot say and nothing is known here.
     pub(crate) async fn owner(&self, key: SessionKey) -> Result<Option<(Owner, Duration)>, StoreError> {
-        let (known, era) = (self.cache.get(key), self.cache.era());
+        let (known, asked_at) = (self.cache.get(key), self.log().cursor());
         if let Some((owner, fresh_for)) =
             known.clone().and_then(|it| it.fresh_for.map(|time| (it.owner, time)))
         {
@@ -136,11 +145,7 @@ impl Directory {
             (Err(_), None) => LookupResult::Failed,
         });
         match (found, known) {
-            (Ok(Some(owner)), _) => {
-                let fresh_for = self.lifetimes.prolong_after();
-                self.cache.learn(key, &owner, fresh_for, era);
-                Ok(Some((owner, fresh_for)))
-            }
+            (Ok(Some(owner)), _) => Ok(Some(self.learn(key, owner, asked_at))),
             (Ok(None), _) => {
                 self.cache.forget(key);
                 Ok(None)
@@ -151,17 +156,32 @@ impl Directory {
         }
     }
 
+    /// Takes in what the store answered to a question asked at `asked_at`: a change that was told since
+    /// may be newer, and if some may have been missed nothing is believed.
+    fn learn(&self, key: SessionKey, owner: Owner, asked_at: Cursor) -> (Owner, Duration) {
+        let log = self.log();
+        let Some(changes) = log.since(asked_at) else { return (owner, Duration::ZERO) };
+        let told = changes.into_iter().rev().find(|change| change.key == key).and_then(|change| change.owner);
+        let (owner, fresh_for) = match told.filter(|told| told.epoch > owner.epoch) {
+            // It does not say how long the record lives.
+            Some(newer) => (newer, Duration::ZERO),
+            None => (owner, self.lifetimes.prolong_after()),
+        };
+        self.cache.learn(key, &owner, fresh_for);
+        (owner, fresh_for)
+    }
+
     /// Claims a session.
     ///
     /// # Errors
     /// If the store cannot say what became of the claim.
     pub(crate) async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
-        let (key, era) = (claim.key, self.cache.era());
+        let key = claim.key;
         let reply = self.store.claim(claim).await;
         if let Ok(reply) = &reply {
             // It counts from now on, and whoever comes back with it is asked after in the store: that
             // makes a provisional record durable.
-            self.cache.learn(key, &reply.owner, Duration::ZERO, era);
+            self.cache.learn(key, &reply.owner, Duration::ZERO);
         }
         self.metrics.claim(match &reply {
             Ok(reply) if reply.granted => ClaimResult::Granted,
@@ -175,7 +195,7 @@ impl Directory {
     /// another log.
     pub(crate) fn changes_since(&self, cursor: Cursor) -> (Cursor, Option<Vec<Change>>) {
         let log = self.log();
-        (Cursor { generation: log.generation, position: log.position }, log.since(cursor))
+        (log.cursor(), log.since(cursor))
     }
 
     /// Tells when there may be changes.
@@ -240,6 +260,34 @@ mod tests {
 
     fn change(number: u64) -> Change {
         Change { key: SessionKey::of_session_id(&number.to_be_bytes()), owner: None }
+    }
+
+    #[test]
+    fn an_answer_that_a_change_overtook_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let long = Duration::from_secs(36_000);
+        let lifetimes = Lifetimes { provisional: long, durable: long };
+        let store = crate::store::Embedded::open(folder.path(), lifetimes).unwrap();
+        let directory = Directory::new(Arc::new(store), lifetimes, 100, Arc::new(Metrics::new()));
+        let owner = |node: &str, epoch| Owner { node: NodeId::new(node).unwrap(), epoch };
+        let key = change(1).key;
+        // Asked, then changed, then answered.
+        let asked_at = directory.log().cursor();
+        directory.log().add(Change { key, owner: Some(owner("b", 2)) });
+        let learnt = directory.learn(key, owner("a", 1), asked_at);
+        assert_eq!(learnt, (owner("b", 2), Duration::ZERO));
+        assert_eq!(directory.cache.get(key).map(|known| known.fresh_for), Some(None));
+        // Asked after the change.
+        let asked_at = directory.log().cursor();
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(directory.learn(key, owner("b", 2), asked_at), (owner("b", 2), hour));
+        // Asked before changes may have been missed.
+        *directory.log() = Log::new();
+        let other = change(2).key;
+        assert_eq!(directory.learn(other, owner("a", 1), asked_at), (owner("a", 1), Duration::ZERO));
+        assert_eq!(directory.cache.get(other), None);
     }
 
     #[test]
