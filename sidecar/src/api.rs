@@ -178,7 +178,7 @@ async fn set_draining(shared: &Shared, id: &str, draining: bool) -> Response {
         Ok(id) => id,
         Err(refusal) => return *refusal,
     };
-    match shared.directory.set_draining(&id, draining).await {
+    match shared.directory.store().set_draining(&id, draining).await {
         Ok(()) => {
             tracing::info!(node = %id, "is {}", if draining { "drained" } else { "no longer drained" });
             StatusCode::NO_CONTENT.into_response()
@@ -211,7 +211,7 @@ async fn sessions(
         Ok(id) => id,
         Err(refusal) => return *refusal,
     };
-    match shared.directory.owned(&id, from.as_deref()).await {
+    match shared.directory.store().owned(&id, from.as_deref()).await {
         Ok(page) => Json(SessionsReply { sessions: page.sessions, next: page.next }).into_response(),
         Err(error) => unavailable(&error),
     }
@@ -264,7 +264,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     } else if !shared.registry.is_settled() {
         Some("not every node has been probed yet".to_owned())
     } else {
-        shared.directory.ping().await.err().map(|error| error.to_string())
+        shared.directory.store().ping().await.err().map(|error| error.to_string())
     };
     match problem {
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
@@ -274,7 +274,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let nodes = shared.registry.reports();
-    let store_up = shared.directory.ping().await.is_ok();
+    let store_up = shared.directory.store().ping().await.is_ok();
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], shared.metrics.text(&nodes, store_up, shared.directory.cached()))
         .into_response()

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     cache::OwnerCache,
     metrics::{ClaimResult, LookupResult, Metrics},
-    store::{Event, Lifetimes, Page, Registration, Roster, Store, StoreError},
+    store::{Event, Lifetimes, Store, StoreError},
 };
 
 /// How long an owner is believed that only the cache knows, because the store cannot be reached.
@@ -218,35 +218,9 @@ impl Directory {
         self.cache.len()
     }
 
-    /// [`Store::roster`].
-    ///
-    /// # Errors
-    /// If the store cannot be reached; likewise of the following.
-    pub(crate) async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
-        self.store.roster(own).await
-    }
-
-    /// [`Store::register`].
-    pub(crate) async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
-        self.store.register(registration).await
-    }
-
-    /// [`Store::set_draining`].
-    pub(crate) async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
-        self.store.set_draining(node, draining).await
-    }
-
-    /// [`Store::owned`].
-    pub(crate) async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
-        self.store.owned(node, from).await
-    }
-
-    /// Whether the store can be reached.
-    ///
-    /// # Errors
-    /// If it cannot.
-    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        self.store.ping().await
+    /// The store, for what is no owner.
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -30,7 +30,7 @@ async fn register(directory: &Directory, registry: &Registry, id: &NodeId) {
             _ = membership.changed() => {}
         }
         if let Some(registration) = registry.registration(id)
-            && let Err(error) = directory.register(&registration).await
+            && let Err(error) = directory.store().register(&registration).await
         {
             tracing::debug!("the node cannot be registered: {error}");
         }
@@ -47,7 +47,7 @@ async fn follow(directory: &Directory, registry: &Registry) {
             _ = news.changed() => {}
         }
         let own = directory.loads();
-        match directory.roster(&own).await {
+        match directory.store().roster(&own).await {
             Ok(roster) => registry.take_in(roster, own),
             // What is known stays: who cannot be asked about is not gone.
             Err(error) => tracing::debug!("the nodes cannot be read: {error}"),

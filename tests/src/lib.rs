@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod envoy;
 pub mod odoo;
+pub mod person;
 pub mod process;
 pub mod stack;
 pub mod tools;

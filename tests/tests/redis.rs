@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    browser::{self, Browser},
+    browser,
+    person::Person,
     process::{Process, free_port},
     stack::{Options, Stack},
     tools,
@@ -34,29 +35,11 @@ async fn start_redis(folder: &Path, address: SocketAddr) -> Result<Process> {
     Ok(process)
 }
 
-/// A browser that is logged in, and where.
-struct Person {
-    browser: Browser,
-    login: String,
-    node: String,
-}
-
-impl Person {
-    async fn new(stack: &Stack, login: String) -> Result<Self> {
-        let mut browser = stack.browser(&browser::http1());
-        browser.sid = Some(browser::random_sid());
-        let node = browser.log_in(&login).await?.node().to_owned();
-        Ok(Self { browser, login, node })
-    }
-
-    /// One request; it must be served where they are logged in.
-    async fn works(&mut self) -> Result<()> {
-        let answer = self.browser.get("/odoo").await?;
-        ensure!(answer.status == 200, "{} got {}", self.login, answer.status);
-        ensure!(answer.node() == self.node, "{} moved from {} to {}", self.login, self.node, answer.node());
-        ensure!(answer.login() == self.login, "{} is logged in as {:?}", self.login, answer.login());
-        Ok(())
-    }
+/// Somebody whose first session has a home that chance chose.
+async fn person(stack: &Stack, login: String) -> Result<Person> {
+    let mut browser = stack.browser(&browser::http1());
+    browser.sid = Some(browser::random_sid());
+    Person::log_in(browser, login).await
 }
 
 /// A stack on Redis with people logged in. Their sessions began where chance led, so that for most of
@@ -68,7 +51,7 @@ async fn stack_with_people(redis: SocketAddr) -> Result<(Stack, Vec<Person>)> {
     let stack = Stack::start(Options { sidecar_args, concurrency: 1, ..Options::default() }).await?;
     let mut people = Vec::new();
     for number in 0..BROWSERS {
-        people.push(Person::new(&stack, format!("user{number}")).await?);
+        people.push(person(&stack, format!("user{number}")).await?);
     }
     everybody_works(&mut people).await?;
     Ok((stack, people))
@@ -139,7 +122,7 @@ async fn redis_killed_under_load_costs_no_request_and_moves_nobody() -> Result<(
     // New people too: they are at home, where nobody needs to be asked.
     let mut people = Vec::new();
     for number in 0..5 {
-        let mut person = Person::new(&stack, format!("late{number}")).await?;
+        let mut person = person(&stack, format!("late{number}")).await?;
         person.works().await?;
         people.push(person);
     }
@@ -167,7 +150,7 @@ async fn redis_killed_under_load_costs_no_request_and_moves_nobody() -> Result<(
     let claims = async || -> Result<u64> { stack.envoy.stat("wasmcustom.mooring_claim_failures").await };
     let failures = claims().await?;
     for number in 0..5 {
-        people.push(Person::new(&stack, format!("again{number}")).await?);
+        people.push(person(&stack, format!("again{number}")).await?);
     }
     ensure!(claims().await? == failures, "claims fail");
     restart_sidecar(&mut stack).await?;

@@ -18,8 +18,9 @@ use affinity::{
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::{
-    browser::{self, Browser, Connections, tally},
+    browser::{self, Browser, tally},
     envoy::{Bootstrap, Endpoint, Envoy},
+    person::Person,
     process::{Process, free_port},
     program,
     stack::{Options, Stack, start_redis},
@@ -130,30 +131,6 @@ fn advertised(id: &str, endpoint: Endpoint) -> Vec<String> {
     ["--node-id", id, "--advertise", &format!("{http},gevent={gevent}")].map(str::to_owned).to_vec()
 }
 
-/// Somebody who is logged in.
-struct Person {
-    browser: Browser,
-    login: String,
-    node: String,
-}
-
-impl Person {
-    async fn log_in(connections: &Connections, server: SocketAddr, login: String) -> Result<Self> {
-        let mut browser = Browser::new(connections.clone(), server);
-        let node = browser.log_in(&login).await?.node().to_owned();
-        Ok(Self { browser, login, node })
-    }
-
-    /// One request; it must be served where they are logged in.
-    async fn works(&mut self) -> Result<()> {
-        let answer = self.browser.get("/odoo").await?;
-        ensure!(answer.status == 200, "{} got {}", self.login, answer.status);
-        ensure!(answer.node() == self.node, "{} moved from {} to {}", self.login, self.node, answer.node());
-        ensure!(answer.login() == self.login, "{} is logged in as {:?}", self.login, answer.login());
-        Ok(())
-    }
-}
-
 /// Does something for each of many numbers, some at a time.
 async fn for_each<T>(count: usize, work: impl AsyncFn(usize) -> Result<T>) -> Result<Vec<T>> {
     stream::iter(0..count).map(|number| work(number)).buffer_unordered(AT_ONCE).try_collect().await
@@ -179,7 +156,8 @@ async fn who_logs_in_at_one_envoy_goes_on_at_another() -> Result<()> {
     let started = Instant::now();
     let spread = for_each(PEOPLE, async |number| {
         let here = doors[number % 2];
-        let mut person = Person::log_in(&connections, here, format!("user{number}")).await?;
+        let mut person =
+            Person::log_in(Browser::new(connections.clone(), here), format!("user{number}")).await?;
         for request in 1..=4 {
             person.browser = person.browser.at(doors[(number + request) % 2]);
             person.works().await?;
@@ -219,7 +197,8 @@ async fn nodes_join_move_and_are_drained_while_people_work() -> Result<()> {
 
     let connections = browser::http1();
     let log_in = async |number: usize| {
-        let mut person = Person::log_in(&connections, door.address, format!("user{number}")).await?;
+        let mut person =
+            Person::log_in(Browser::new(connections.clone(), door.address), format!("user{number}")).await?;
         person.works().await?;
         Ok(person)
     };
@@ -314,7 +293,7 @@ async fn a_slow_redis_or_none_for_a_while_costs_no_request() -> Result<()> {
     let stack = stack_on(cable.address, 3, &[]).await?;
     let connections = browser::http1();
     let log_in =
-        async |number: usize| Person::log_in(&connections, stack.address, format!("user{number}")).await;
+        async |number: usize| Person::log_in(stack.browser(&connections), format!("user{number}")).await;
     let mut people = for_each(PEOPLE, log_in).await?;
     for trouble in ["200 ms slow", "gone for 3 s"] {
         if trouble.starts_with("gone") {
