@@ -9,6 +9,12 @@ const STABLE_PREFIX: usize = 42;
 /// Session ids of this many bytes or more (Odoo 18 and later: 84) have that stable prefix.
 const ROTATING_LENGTH: usize = 84;
 
+/// What soft rotation keeps of a session id: the first 42 bytes of one of 84 or more, else all of it.
+pub fn stable_part(sid: &[u8]) -> &[u8] {
+    let stable = if sid.len() >= ROTATING_LENGTH { sid.get(..STABLE_PREFIX) } else { None };
+    stable.unwrap_or(sid)
+}
+
 /// 128 bits of BLAKE3 over the stable part of a session id, or over a client's address.
 ///
 /// A session id is a bearer secret; its key is not, and may stand in logs, headers and Redis.
@@ -18,8 +24,7 @@ pub struct SessionKey([u8; 16]);
 impl SessionKey {
     /// The key of a session id: of its first 42 bytes if it has 84 or more, else of all of it.
     pub fn of_session_id(sid: &[u8]) -> Self {
-        let stable = if sid.len() >= ROTATING_LENGTH { sid.get(..STABLE_PREFIX) } else { None };
-        Self::hash(stable.unwrap_or(sid))
+        Self::hash(stable_part(sid))
     }
 
     /// The key of a client without a session: IPv6 addresses count by their first

@@ -20,6 +20,7 @@ mod owner_command;
 mod probe;
 mod registry;
 mod serve;
+mod sessions;
 mod store;
 mod token;
 

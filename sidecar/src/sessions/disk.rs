@@ -1,0 +1,394 @@
+//! One node's sessions directory. Odoo's folder is not trusted: links are not followed, what is no plain
+//! file is not opened for long, and what is too large is left alone.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use affinity::SessionKey;
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fchown,
+        fstat, futimens, mkdirat, openat, renameat, statat, unlinkat,
+    },
+    io::Errno,
+    process::geteuid,
+};
+
+use super::{
+    layout::{Layout, Sid, is_folder},
+    snapshot::{File, Snapshot},
+};
+
+/// The largest file that is taken for a session. Odoo's have under 1 KB.
+const LARGEST: u64 = 256 << 10;
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Without NONBLOCK a pipe would hold up whoever opens it.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
+
+/// A sessions directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    root: PathBuf,
+}
+
+/// Where a session's files are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) layout: Layout,
+    /// Any of its ids.
+    pub(crate) sid: Sid,
+}
+
+impl Disk {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What a path below the directory is: a session's file, by its name.
+    pub(crate) fn place(&self, path: &Path) -> Option<Place> {
+        let mut parts = path.strip_prefix(&self.root).ok()?.iter().map(|part| part.to_str());
+        let (layout, sid) = match (parts.next()??, parts.next(), parts.next()) {
+            (folder, Some(name), None) => Layout::read(Some(folder), name?)?,
+            (name, None, None) => Layout::read(None, name)?,
+            _ => return None,
+        };
+        Some(Place { layout, sid })
+    }
+
+    /// Whether a path is a folder in which session files lie.
+    pub(crate) fn is_folder(&self, path: &Path) -> bool {
+        let name = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+        name.is_some_and(is_folder) && path.is_dir()
+    }
+
+    /// The files of a session; none if there are none.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub(crate) fn read(&self, place: &Place) -> io::Result<Option<Snapshot>> {
+        let Some(folder) = self.folder(place.layout, &place.sid)? else { return Ok(None) };
+        let mut files = Vec::new();
+        match place.sid.stable_part() {
+            None => files.extend(read_file(&folder, place.layout, place.sid.clone())?),
+            Some(stable) => {
+                for entry in Dir::read_from(&folder)? {
+                    let entry = entry?;
+                    let sid = entry.file_name().to_str().ok().filter(|name| name.starts_with(stable));
+                    if let Some(sid) = sid.and_then(Sid::new).filter(|sid| sid.key() == place.sid.key()) {
+                        files.extend(read_file(&folder, place.layout, sid)?);
+                    }
+                }
+            }
+        }
+        Ok(Snapshot::new(place.layout, files))
+    }
+
+    /// Makes a session's files what a snapshot says: writes what differs and removes what is not in it.
+    ///
+    /// # Errors
+    /// If a file cannot be written; those before it are.
+    pub(crate) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let Some(first) = snapshot.files().first() else { return Ok(()) };
+        let place = Place { layout: snapshot.layout, sid: first.sid.clone() };
+        let present = self.read(&place)?;
+        let present = present.iter().flat_map(Snapshot::files).collect::<Vec<_>>();
+        for file in snapshot.files() {
+            if !present.iter().any(|there| there.sid == file.sid && there.content == file.content) {
+                self.write_file(snapshot.layout, file)?;
+            }
+        }
+        for there in present {
+            if !snapshot.files().iter().any(|file| file.sid == there.sid) {
+                self.remove_file(snapshot.layout, &there.sid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a session's files.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub(crate) fn remove(&self, place: &Place) -> io::Result<()> {
+        for file in self.read(place)?.iter().flat_map(Snapshot::files) {
+            self.remove_file(place.layout, &file.sid)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the folder of a session's files is there.
+    pub(crate) fn has_folder(&self, place: &Place) -> bool {
+        self.folder(place.layout, &place.sid).is_ok_and(|folder| folder.is_some())
+    }
+
+    /// Every session, each at least once, as long as `each` wants more.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub(crate) fn walk(&self, each: &mut impl FnMut(Place) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if let Some(place) = self.place(&path) {
+                if !each(place) {
+                    return Ok(());
+                }
+            } else if self.is_folder(&path) && !self.walk_folder(&path, each)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Every session in one folder. Returns whether `each` wants more.
+    ///
+    /// # Errors
+    /// If the folder cannot be read; one that is gone is empty.
+    pub(crate) fn walk_folder(&self, path: &Path, each: &mut impl FnMut(Place) -> bool) -> io::Result<bool> {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            if let Some(place) = self.place(&entry?.path())
+                && !each(place)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether this process may write files that the directory's owner can read.
+    ///
+    /// # Errors
+    /// If it may not, or the directory is not there.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let owner = fstat(&root)?.st_uid;
+        if !geteuid().is_root() && geteuid().as_raw() != owner {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to user {owner}: run the sidecar as that user, who is Odoo's, or as root"),
+            ));
+        }
+        let name = temporary_name();
+        drop(openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?);
+        Ok(unlinkat(&root, &name, AtFlags::empty())?)
+    }
+
+    /// The folder of a session's files, if it is there.
+    fn folder(&self, layout: Layout, sid: &Sid) -> io::Result<Option<OwnedFd>> {
+        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let Some(name) = layout.folder(sid) else { return Ok(Some(root)) };
+        match openat(&root, name, FOLDER, Mode::empty()) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes one file as Odoo does: a temporary one beside the folders, then its name.
+    fn write_file(&self, layout: Layout, file: &File) -> io::Result<()> {
+        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let owner = fstat(&root)?;
+        let folder = match self.folder(layout, &file.sid)? {
+            Some(folder) => folder,
+            None => self.make_folder(&root, &owner, layout, &file.sid)?,
+        };
+        let name = temporary_name();
+        let temporary = openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?;
+        let write = || -> io::Result<()> {
+            let mut temporary = fs::File::from(temporary);
+            temporary.write_all(&file.content)?;
+            give(&temporary, &owner)?;
+            fchmod(&temporary, Mode::RUSR | Mode::WUSR)?;
+            futimens(
+                &temporary,
+                &Timestamps {
+                    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
+                    last_modification: Timespec {
+                        tv_sec: file.modified_ns.div_euclid(1_000_000_000),
+                        tv_nsec: file.modified_ns.rem_euclid(1_000_000_000),
+                    },
+                },
+            )?;
+            Ok(renameat(&root, &name, &folder, layout.name(&file.sid))?)
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&root, &name, AtFlags::empty());
+        })
+    }
+
+    fn make_folder(&self, root: &OwnedFd, owner: &Stat, layout: Layout, sid: &Sid) -> io::Result<OwnedFd> {
+        let name = layout.folder(sid).unwrap_or_default();
+        match mkdirat(root, name, Mode::from_raw_mode(0o755)) {
+            // Odoo may have been quicker.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = openat(root, name, FOLDER, Mode::empty())?;
+        give(&folder, owner)?;
+        Ok(folder)
+    }
+
+    fn remove_file(&self, layout: Layout, sid: &Sid) -> io::Result<()> {
+        let Some(folder) = self.folder(layout, sid)? else { return Ok(()) };
+        match unlinkat(&folder, layout.name(sid), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn temporary_name() -> String {
+    // Odoo ignores what ends like its own temporary files.
+    format!("mooring-{:016x}.__wz_sess", rand::random::<u64>())
+}
+
+/// Gives a file to whom the sessions directory belongs, if this process may.
+fn give(file: impl AsFd, owner: &Stat) -> io::Result<()> {
+    if geteuid().is_root() {
+        fchown(file, Some(rustix::fs::Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
+    }
+    Ok(())
+}
+
+/// A session's file, if it is a plain one that is not too large.
+fn read_file(folder: &OwnedFd, layout: Layout, sid: Sid) -> io::Result<Option<File>> {
+    let name = layout.name(&sid);
+    // A device is not even opened: that alone may do something.
+    match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let file = match openat(folder, &name, READ, Mode::empty()) {
+        Ok(file) => fs::File::from(file),
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = fstat(&file)?;
+    let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size > LARGEST {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    file.take(LARGEST).read_to_end(&mut content)?;
+    let modified_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
+    Ok(Some(File { sid, modified_ns, content }))
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Where a snapshot's files lie.
+pub(crate) fn place_of(snapshot: &Snapshot) -> Option<Place> {
+    let first = snapshot.files().first()?;
+    Some(Place { layout: snapshot.layout, sid: first.sid.clone() })
+}
+
+/// The session at a place.
+impl Place {
+    pub(crate) fn key(&self) -> SessionKey {
+        self.sid.key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn sid(end: &str) -> Sid {
+        Sid::new(&format!("{}{end:_<42}", "a".repeat(42))).unwrap()
+    }
+
+    fn file(end: &str, content: &str) -> File {
+        File { sid: sid(end), modified_ns: 1_234_567_890_123_456_789, content: content.into() }
+    }
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path().to_owned());
+        (folder, disk)
+    }
+
+    #[test]
+    fn what_is_written_is_read_with_its_time_and_for_odoo_only() {
+        for layout in [Layout::Folders, Layout::Flat] {
+            let (folder, disk) = disk();
+            disk.check().unwrap();
+            let snapshot = Snapshot::new(layout, vec![file("1", "one")]).unwrap();
+            let place = place_of(&snapshot).unwrap();
+            assert_eq!(disk.read(&place).unwrap(), None);
+            disk.write(&snapshot).unwrap();
+            if layout == Layout::Folders {
+                assert_eq!(disk.read(&place).unwrap(), Some(snapshot.clone()));
+                let path = folder.path().join("aa").join(place.sid.as_str());
+                let meta = fs::metadata(path).unwrap();
+                assert_eq!((meta.mtime(), meta.permissions().mode() & 0o777), (1_234_567_890, 0o600));
+                let mut found = Vec::new();
+                disk.walk(&mut |place| {
+                    found.push(place);
+                    true
+                })
+                .unwrap();
+                assert_eq!(found, [place.clone()]);
+            }
+            disk.remove(&place).unwrap();
+            assert_eq!(disk.read(&place).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_replaces_the_files_of_its_session_and_no_others() {
+        let (folder, disk) = disk();
+        let both = Snapshot::new(Layout::Folders, vec![file("1", "one"), file("2", "two")]).unwrap();
+        disk.write(&both).unwrap();
+        let other = folder.path().join("aa/other");
+        fs::write(&other, "not Mooring's").unwrap();
+        let second = Snapshot::new(Layout::Folders, vec![file("2", "new")]).unwrap();
+        disk.write(&second).unwrap();
+        assert_eq!(disk.read(&place_of(&both).unwrap()).unwrap(), Some(second));
+        assert!(other.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn links_pipes_and_giants_are_left_alone() {
+        let (folder, disk) = disk();
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        fs::write(secret.path(), "secret").unwrap();
+        let in_folder = |name: &Sid| folder.path().join("aa").join(name.as_str());
+        fs::create_dir(folder.path().join("aa")).unwrap();
+        symlink(secret.path(), in_folder(&sid("link"))).unwrap();
+        rustix::fs::mknodat(CWD, in_folder(&sid("pipe")), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::create_dir(in_folder(&sid("folder"))).unwrap();
+        fs::File::create(in_folder(&sid("giant"))).unwrap().set_len(2 << 30).unwrap();
+        symlink("/etc", folder.path().join("bb")).unwrap();
+        let place = Place { layout: Layout::Folders, sid: sid("link") };
+        assert_eq!(disk.read(&place).unwrap(), None);
+        let outside = Place { layout: Layout::Folders, sid: Sid::new(&"b".repeat(84)).unwrap() };
+        assert!(disk.read(&outside).is_err(), "a folder that is a link is refused");
+        // One that Odoo could not use either is replaced by the session's own.
+        let good = Snapshot::new(Layout::Folders, vec![file("link", "good")]).unwrap();
+        disk.write(&good).unwrap();
+        assert_eq!(disk.read(&place).unwrap(), Some(good));
+        assert_eq!(fs::read_to_string(secret.path()).unwrap(), "secret");
+    }
+}

@@ -1,0 +1,4 @@
+pub(crate) mod disk;
+pub(crate) mod layout;
+pub(crate) mod seal;
+pub(crate) mod snapshot;

@@ -1,0 +1,209 @@
+//! Sealing: what the store holds of a session cannot be used as one.
+//!
+//! XChaCha20-Poly1305 with a key of its own for each session, derived by BLAKE3 from the cluster's secret
+//! and the session key; the session id travels inside only. Layout: a byte of version, four that name
+//! the secret, a random nonce of 24, the sealed [`Content`] in postcard's encoding.
+
+use std::{
+    fmt, fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use affinity::SessionKey;
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    layout::{Layout, Sid},
+    snapshot::{File, Snapshot},
+};
+
+const VERSION: u8 = 1;
+const NAME: usize = 4;
+const NONCE: usize = 24;
+/// The fewest characters of a secret.
+const SHORTEST: usize = 32;
+
+/// What is inside a seal.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    flat: bool,
+    files: Vec<(String, i64, Vec<u8>)>,
+}
+
+struct Secret {
+    name: [u8; NAME],
+    /// What the keys of sessions are derived from.
+    root: [u8; 32],
+    /// What digests are keyed with.
+    digest: [u8; 32],
+}
+
+impl Secret {
+    fn new(text: &str) -> Self {
+        let derive = |context: &str| blake3::derive_key(context, text.as_bytes());
+        let mut name = [0; NAME];
+        name.iter_mut().zip(derive("mooring 2026-11 secret name")).for_each(|(to, from)| *to = from);
+        Self { name, root: derive("mooring 2026-11 sessions"), digest: derive("mooring 2026-11 digests") }
+    }
+
+    fn cipher(&self, key: SessionKey) -> XChaCha20Poly1305 {
+        let derived = blake3::keyed_hash(&self.root, key.as_bytes());
+        XChaCha20Poly1305::new(derived.as_bytes().into())
+    }
+}
+
+/// The cluster's secrets: the first seals, all of them open.
+pub(crate) struct Sealer {
+    first: Secret,
+    older: Vec<Secret>,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(…)")
+    }
+}
+
+impl Sealer {
+    /// Takes secrets from a text, one a line, the present one first.
+    ///
+    /// # Errors
+    /// If there is none, or one is too short.
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        let mut secrets = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if line.len() < SHORTEST {
+                return Err(format!("expected lines of {SHORTEST} or more characters, such as openssl rand -hex 32 prints"));
+            }
+            secrets.push(Secret::new(line));
+        }
+        let mut secrets = secrets.into_iter();
+        let first = secrets.next().ok_or("expected a line with the secret that all sidecars share")?;
+        Ok(Self { first, older: secrets.collect() })
+    }
+
+    /// Reads secrets from a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has none.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        Self::new(&fs::read_to_string(path)?).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))
+    }
+
+    /// Reads secrets from a file, which is made with a new one if it is not there.
+    ///
+    /// # Errors
+    /// If it can neither be read nor made.
+    pub(crate) fn read_or_make(path: &Path) -> io::Result<Self> {
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        match made {
+            Ok(mut file) => writeln!(file, "{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Self::read(path)
+    }
+
+    /// What digests are keyed with.
+    pub(crate) fn digest_secret(&self) -> &[u8; 32] {
+        &self.first.digest
+    }
+
+    /// Seals a snapshot of the session `key`; nothing if it cannot be.
+    pub(crate) fn seal(&self, key: SessionKey, snapshot: &Snapshot) -> Option<Vec<u8>> {
+        let files = snapshot.files().iter();
+        let files = files.map(|file| (file.sid.as_str().to_owned(), file.modified_ns, file.content.clone()));
+        let content = Content { flat: snapshot.layout == Layout::Flat, files: files.collect() };
+        let nonce: [u8; NONCE] = rand::random();
+        let message = postcard::to_allocvec(&content).ok()?;
+        let payload = Payload { msg: &message, aad: &[VERSION] };
+        let sealed = self.first.cipher(key).encrypt(XNonce::from_slice(&nonce), payload).ok()?;
+        Some([&[VERSION][..], &self.first.name, &nonce, &sealed].concat())
+    }
+
+    /// Opens a seal of the session `key`; nothing if it is none, or of a secret that is not known.
+    pub(crate) fn open(&self, key: SessionKey, seal: &[u8]) -> Option<Snapshot> {
+        let (version, rest) = seal.split_first().filter(|(version, _)| **version == VERSION)?;
+        let (name, rest) = rest.split_at_checked(NAME)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
+        let mut secrets = [&self.first].into_iter().chain(&self.older);
+        let secret = secrets.find(|secret| secret.name == *name)?;
+        let payload = Payload { msg: sealed, aad: &[*version] };
+        let message = secret.cipher(key).decrypt(XNonce::from_slice(nonce), payload).ok()?;
+        let content: Content = postcard::from_bytes(&message).ok()?;
+        let layout = if content.flat { Layout::Flat } else { Layout::Folders };
+        let files: Option<Vec<File>> = content
+            .files
+            .into_iter()
+            .map(|(sid, modified_ns, content)| Some(File { sid: Sid::new(&sid)?, modified_ns, content }))
+            .collect();
+        Snapshot::new(layout, files?).filter(|snapshot| snapshot.key() == Some(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRETS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+
+    fn snapshot() -> (SessionKey, Snapshot) {
+        let sid = Sid::new(&"s".repeat(84)).unwrap();
+        let file = File { sid: sid.clone(), modified_ns: 7, content: br#"{"uid": 2}"#.to_vec() };
+        (sid.key(), Snapshot::new(Layout::Folders, vec![file]).unwrap())
+    }
+
+    #[test]
+    fn only_the_secret_opens_what_it_sealed_and_only_for_that_session() {
+        let (key, snapshot) = snapshot();
+        let sealer = Sealer::new(SECRETS[0]).unwrap();
+        let seal = sealer.seal(key, &snapshot).unwrap();
+        assert_eq!(sealer.open(key, &seal), Some(snapshot.clone()));
+        assert!(!seal.windows(4).any(|window| window == b"ssss"), "the id shows");
+        assert_eq!(sealer.open(SessionKey::from([1; 16]), &seal), None);
+        assert_eq!(Sealer::new(SECRETS[1]).unwrap().open(key, &seal), None);
+        // A new secret before the old one: what was sealed stays readable.
+        let rotated = Sealer::new(&format!("{}\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
+        assert_eq!(rotated.open(key, &seal), Some(snapshot));
+        for place in 0..seal.len() {
+            let mut bent = seal.clone();
+            bent[place] ^= 1;
+            assert_eq!(sealer.open(key, &bent), None, "byte {place}");
+        }
+    }
+
+    #[test]
+    fn a_weak_secret_is_refused() {
+        for text in ["", "\n \n", "short", &format!("{}\nshort", SECRETS[0])] {
+            assert!(Sealer::new(text).is_err(), "{text:?}");
+        }
+        assert_eq!(format!("{:?}", Sealer::new(SECRETS[0])), "Ok(Sealer(…))");
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let (key, snapshot) = snapshot();
+        let seal = Sealer::read_or_make(&path).unwrap().seal(key, &snapshot).unwrap();
+        assert_eq!(Sealer::read_or_make(&path).unwrap().open(key, &seal), Some(snapshot));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_is_no_seal(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let sealer = Sealer::new(SECRETS[0]).unwrap();
+            prop_assert_eq!(sealer.open(SessionKey::from([0; 16]), &bytes), None);
+        }
+    }
+}
