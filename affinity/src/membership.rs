@@ -119,6 +119,9 @@ pub struct Node {
     /// Whether it has so much more than its fair share of sessions that new ones go elsewhere.
     #[serde(default)]
     pub full: bool,
+    /// Whether its sidecar carries sessions: then it can serve a session whose owner is gone.
+    #[serde(default)]
+    pub carries: bool,
 }
 
 fn one() -> u16 {
@@ -237,7 +240,7 @@ mod tests {
 
     fn node(id: &str, http: &str) -> Node {
         let (id, http) = (NodeId::new(id).unwrap(), http.parse().unwrap());
-        Node { id, http, gevent: None, weight: 1, state: NodeState::Active, full: false }
+        Node { id, http, gevent: None, weight: 1, state: NodeState::Active, full: false, carries: false }
     }
 
     #[test]

@@ -94,6 +94,7 @@ mod tests {
             weight: 1,
             state: *state,
             full: false,
+            carries: false,
         };
         Membership::new(states.iter().enumerate().map(node).collect()).unwrap()
     }

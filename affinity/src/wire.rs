@@ -57,6 +57,24 @@ pub struct Claim {
     pub node: NodeId,
     /// The epoch that the claimer believes to be the present one; 0 for "nobody owns it".
     pub expect: u64,
+    /// What came with it.
+    pub origin: Origin,
+}
+
+/// How a claim came about: what is waited for, briefly, before it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// Nothing that there are files of: a visitor's first answer, or an operator.
+    #[default]
+    Visit,
+    /// A login or logout: the session's file must have reached its standby, and the session that was
+    /// left, if any, must have ended.
+    Entry {
+        /// The session that the request had before.
+        left: Option<SessionKey>,
+    },
+    /// The owner is down or did not answer, and this node serves in its place: it must have the file.
+    Failover,
 }
 
 /// What became of a claim.

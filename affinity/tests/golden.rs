@@ -82,6 +82,7 @@ fn rankings() {
             weight: node.weight,
             state: NodeState::Active,
             full: false,
+            carries: false,
         });
         let membership = Membership::new(nodes.collect()).unwrap();
         let ids: Vec<_> = ranking::<MAX_NODES>(vector.key, &membership, |_| true)

@@ -22,6 +22,7 @@ fn nodes(weights: &[u16]) -> Vec<Node> {
         weight: *weight,
         state: NodeState::Active,
         full: false,
+        carries: false,
     };
     weights.iter().enumerate().map(node).collect()
 }

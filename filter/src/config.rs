@@ -182,6 +182,7 @@ fn node(path: String, value: &Json) -> Result<Node, ConfigError> {
         weight: fields.number("weight", 1..=MAX_WEIGHT.into(), 1)?,
         state: NodeState::Active,
         full: false,
+        carries: false,
     })
 }
 

@@ -232,7 +232,11 @@ async fn move_sessions(
             reply.left += 1;
             continue;
         };
-        match shared.directory.claim(Claim { key, node: heir.clone(), expect }).await {
+        match shared
+            .directory
+            .claim(Claim { key, node: heir.clone(), expect, origin: wire::Origin::Visit })
+            .await
+        {
             Ok(answer) if answer.granted => reply.moved += 1,
             Ok(_) => reply.left += 1,
             Err(error) => return unavailable(&error),

@@ -93,7 +93,7 @@ impl NodeSpec {
     pub(crate) fn literal(&self) -> Option<Node> {
         let gevent = self.gevent.as_ref().map(|address| address.parse()).transpose().ok()?;
         let (id, http, weight) = (self.id.clone(), self.http.parse().ok()?, self.weight);
-        Some(Node { id, http, gevent, weight, state: NodeState::default(), full: false })
+        Some(Node { id, http, gevent, weight, state: NodeState::default(), full: false, carries: false })
     }
 
     /// Resolves its host names: Envoy matches hosts by address only.
@@ -106,7 +106,15 @@ impl NodeSpec {
             Some(gevent) => Some(resolve(gevent).await?),
             None => None,
         };
-        Ok(Node { id: self.id.clone(), http, gevent, weight: self.weight, state, full: false })
+        Ok(Node {
+            id: self.id.clone(),
+            http,
+            gevent,
+            weight: self.weight,
+            state,
+            full: false,
+            carries: false,
+        })
     }
 }
 

@@ -104,6 +104,7 @@ fn standby(stack: &Stack, sid: &str, owner: &str) -> String {
         weight: 1,
         state: affinity::NodeState::Active,
         full: false,
+        carries: false,
     };
     let members = affinity::Membership::new(stack.nodes.iter().map(node).collect()).unwrap();
     let owner = affinity::NodeId::new(owner).unwrap().seed();

@@ -62,6 +62,7 @@ fn registered(id: &str, address: &str, age: Duration) -> Registered {
         weight: 1,
         state: NodeState::Active,
         full: false,
+        carries: false,
     };
     Registered { node, probe_ms: Some(1.0), age }
 }

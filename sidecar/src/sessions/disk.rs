@@ -12,8 +12,8 @@ use std::{
 use affinity::SessionKey;
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fchown,
-        fstat, futimens, mkdirat, openat, renameat, statat, unlinkat,
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod,
+        fchown, fstat, futimens, mkdirat, openat, renameat, statat, unlinkat,
     },
     io::Errno,
     process::geteuid,
@@ -174,12 +174,15 @@ impl Disk {
     /// # Errors
     /// If it may not, or the directory is not there.
     pub(crate) fn check(&self) -> io::Result<()> {
-        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let owner = fstat(&root)?.st_uid;
         if !geteuid().is_root() && geteuid().as_raw() != owner {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("it belongs to user {owner}: run the sidecar as that user, who is Odoo's, or as root"),
+                format!(
+                    "it belongs to user {owner}: run the sidecar as that user, who is Odoo's, or as root"
+                ),
             ));
         }
         let name = temporary_name();
@@ -189,7 +192,8 @@ impl Disk {
 
     /// The folder of a session's files, if it is there.
     fn folder(&self, layout: Layout, sid: &Sid) -> io::Result<Option<OwnedFd>> {
-        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let Some(name) = layout.folder(sid) else { return Ok(Some(root)) };
         match openat(&root, name, FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some(folder)),
@@ -200,7 +204,8 @@ impl Disk {
 
     /// Writes one file as Odoo does: a temporary one beside the folders, then its name.
     fn write_file(&self, layout: Layout, file: &File) -> io::Result<()> {
-        let root = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let owner = fstat(&root)?;
         let folder = match self.folder(layout, &file.sid)? {
             Some(folder) => folder,

@@ -103,7 +103,10 @@ mod tests {
     fn both_layouts_are_read_and_written() {
         let (old, new) = ("0123456789abcdef0123456789abcdef01234567", "-a".repeat(42));
         let (layout, sid) = Layout::read(Some("-a"), &new).unwrap();
-        assert_eq!((layout, layout.folder(&sid), layout.name(&sid)), (Layout::Folders, Some("-a"), new.clone()));
+        assert_eq!(
+            (layout, layout.folder(&sid), layout.name(&sid)),
+            (Layout::Folders, Some("-a"), new.clone())
+        );
         assert_eq!(sid.stable_part(), Some(&new[..42]));
         let (layout, sid) = Layout::read(Some("01"), old).unwrap();
         assert_eq!((layout, sid.stable_part()), (Layout::Folders, None));

@@ -79,7 +79,9 @@ impl Sealer {
         let mut secrets = Vec::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if line.len() < SHORTEST {
-                return Err(format!("expected lines of {SHORTEST} or more characters, such as openssl rand -hex 32 prints"));
+                return Err(format!(
+                    "expected lines of {SHORTEST} or more characters, such as openssl rand -hex 32 prints"
+                ));
             }
             secrets.push(Secret::new(line));
         }
@@ -93,7 +95,8 @@ impl Sealer {
     /// # Errors
     /// If it cannot be read, or has none.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
-        Self::new(&fs::read_to_string(path)?).map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))
+        Self::new(&fs::read_to_string(path)?)
+            .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))
     }
 
     /// Reads secrets from a file, which is made with a new one if it is not there.

@@ -18,8 +18,8 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    Event, FORGOTTEN_AFTER, Lifetimes, Outcome, Page, Registered, Registration, Roster, Store, StoreError,
-    decide,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, Lifetimes, Outcome, Page, Publication, Published,
+    Registered, Registration, Roster, Store, StoreError, copies, decide,
     records::{self, Record, Records, find},
 };
 
@@ -34,10 +34,16 @@ const SWEEP: usize = 10_000;
 /// Records looked at for one page of a node's sessions.
 const PAGE: usize = 10_000;
 
+/// Where the answer to a write goes, once it is on disk.
+type Answer<T> = oneshot::Sender<T>;
+
 enum Write {
-    Claim(Claim, oneshot::Sender<Result<ClaimReply, StoreError>>),
+    Claim(Claim, Answer<ClaimReply>),
     Prolong(SessionKey),
     Sweep,
+    Publish(SessionKey, Publication, Answer<Published>),
+    HasCopy(SessionKey, NodeId, u64),
+    End(SessionKey, EndedBy, Answer<bool>),
 }
 
 /// The embedded store.
@@ -46,6 +52,7 @@ pub(crate) struct Embedded {
     database: Arc<Database>,
     writes: mpsc::Sender<Write>,
     events: broadcast::Sender<Event>,
+    copy_events: broadcast::Sender<CopyEvent>,
     /// The nodes that register, and when they did. They do so again at once after a restart.
     nodes: Mutex<HashMap<NodeId, (Registration, Instant)>>,
 }
@@ -82,11 +89,13 @@ impl Embedded {
             database: Arc::new(database),
             writes: writes.clone(),
             events: broadcast::channel(WAITING_CHANGES).0,
+            copy_events: broadcast::channel(WAITING_CHANGES).0,
             nodes: Mutex::default(),
         };
         let writer = Writer {
             database: Arc::clone(&store.database),
             events: store.events.clone(),
+            copy_events: store.copy_events.clone(),
             provisional: lifetimes.provisional.as_secs(),
             durable: lifetimes.durable.as_secs(),
             prolong_after: lifetimes.prolong_after().as_secs(),
@@ -119,9 +128,7 @@ impl Store for Embedded {
     }
 
     async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.writes.send(Write::Claim(claim, reply)).await.map_err(unreachable)?;
-        answer.await.map_err(unreachable)?
+        self.write(|answer| Write::Claim(claim, answer)).await
     }
 
     async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
@@ -168,21 +175,60 @@ impl Store for Embedded {
     }
 
     async fn follow(&self, events: mpsc::Sender<Event>) {
-        let mut all = self.events.subscribe();
-        loop {
-            let event = match all.recv().await {
-                Ok(event) => event,
-                Err(broadcast::error::RecvError::Lagged(_)) => Event::Lost,
-                Err(broadcast::error::RecvError::Closed) => return,
-            };
-            if events.send(event).await.is_err() {
-                return;
-            }
+        pass_on(self.events.subscribe(), events, Event::Lost).await;
+    }
+
+    async fn copy(&self, key: SessionKey) -> Result<Option<Copy>, StoreError> {
+        let found = find(&self.database, key).map_err(unreachable)?;
+        let Some(record) = found.filter(|record| record.expires > now()) else { return Ok(None) };
+        records::find_copy(&self.database, key, record.owner).map(Some).map_err(unreachable)
+    }
+
+    async fn publish(&self, key: SessionKey, new: Publication) -> Result<Published, StoreError> {
+        self.write(|answer| Write::Publish(key, new, answer)).await
+    }
+
+    async fn has_copy(&self, key: SessionKey, node: &NodeId, version: u64) -> Result<(), StoreError> {
+        self.writes.send(Write::HasCopy(key, node.clone(), version)).await.map_err(unreachable)
+    }
+
+    async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError> {
+        self.write(|answer| Write::End(key, by, answer)).await
+    }
+
+    async fn want_copy(&self, key: SessionKey, node: &NodeId) -> Result<(), StoreError> {
+        // Nobody may be following.
+        let _ = self.copy_events.send(CopyEvent::Changed(key, Some(node.clone())));
+        Ok(())
+    }
+
+    async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>) {
+        pass_on(self.copy_events.subscribe(), events, CopyEvent::Lost).await;
+    }
+}
+
+/// Passes events on until somebody is gone; tells `lost` where some were missed.
+async fn pass_on<T: Clone>(mut all: broadcast::Receiver<T>, events: mpsc::Sender<T>, lost: T) {
+    loop {
+        let event = match all.recv().await {
+            Ok(event) => event,
+            Err(broadcast::error::RecvError::Lagged(_)) => lost.clone(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if events.send(event).await.is_err() {
+            return;
         }
     }
 }
 
 impl Embedded {
+    /// Has something written, and waits until it is on disk.
+    async fn write<T>(&self, write: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.writes.send(write(answer)).await.map_err(unreachable)?;
+        answered.await.map_err(|_| unreachable("its file cannot be written"))
+    }
+
     fn nodes(&self) -> MutexGuard<'_, HashMap<NodeId, (Registration, Instant)>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,6 +243,7 @@ impl Embedded {
 struct Writer {
     database: Arc<Database>,
     events: broadcast::Sender<Event>,
+    copy_events: broadcast::Sender<CopyEvent>,
     /// In seconds, as are the next two.
     provisional: u64,
     durable: u64,
@@ -206,35 +253,34 @@ struct Writer {
 /// What a batch did, to be told once it is committed.
 #[derive(Default)]
 struct Effects {
-    /// One for each claim, in their order.
-    replies: Vec<ClaimReply>,
+    answers: Vec<Box<dyn FnOnce()>>,
     changes: Vec<Change>,
+    copies: Vec<SessionKey>,
+}
+
+impl Effects {
+    fn answer<T: 'static>(&mut self, to: Answer<T>, with: T) {
+        self.answers.push(Box::new(move || {
+            // Who asked may have gone.
+            let _ = to.send(with);
+        }));
+    }
 }
 
 impl Writer {
     fn run(self, mut queue: mpsc::Receiver<Write>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-            let mut result = self.write(&batch);
-            if let Ok(effects) = &mut result {
-                self.tell(effects);
-            }
-            let mut replies = result.as_ref().map(|effects| effects.replies.iter());
-            for write in batch.drain(..) {
-                if let Write::Claim(_, answer) = write {
-                    let reply = match &mut replies {
-                        Ok(replies) => replies.next().cloned().ok_or_else(|| unreachable("no reply")),
-                        Err(error) => Err(unreachable(error)),
-                    };
-                    // Who asked may have gone.
-                    let _ = answer.send(reply);
-                }
+            match self.write(batch.drain(..)) {
+                Ok(effects) => self.tell(effects),
+                // Whoever waits learns that there is no answer.
+                Err(error) => tracing::error!("the directory's file cannot be written: {error}"),
             }
         }
     }
 
     /// Does all of a batch in one transaction, or nothing of it.
-    fn write(&self, batch: &[Write]) -> Result<Effects, redb::Error> {
+    fn write(&self, batch: impl Iterator<Item = Write>) -> Result<Effects, redb::Error> {
         let mut effects = Effects::default();
         let mut dirty = false;
         let transaction = self.database.begin_write()?;
@@ -243,11 +289,40 @@ impl Writer {
             let now = now();
             for write in batch {
                 dirty |= match write {
-                    Write::Claim(claim, _) => self.claim(&mut records, claim, now, &mut effects)?,
+                    Write::Claim(claim, answer) => {
+                        let (reply, wrote) = self.claim(&mut records, &claim, now, &mut effects)?;
+                        effects.answer(answer, reply);
+                        wrote
+                    }
                     Write::Prolong(key) => {
-                        self.prolong(&mut records, *key, now + self.durable, self.prolong_after)?
+                        self.prolong(&mut records, key, now + self.durable, self.prolong_after)?
                     }
                     Write::Sweep => records.remove_expired(now, SWEEP)? > 0,
+                    Write::Publish(key, new, answer) => {
+                        let published = self.publish(&mut records, key, new, now)?;
+                        let wrote = matches!(published, Published::Stored { .. });
+                        effects.copies.extend(wrote.then_some(key));
+                        effects.answer(answer, published);
+                        wrote
+                    }
+                    Write::HasCopy(key, node, version) => {
+                        let Some(mut copy) = present_copy(&records, key, now)? else { continue };
+                        copy.holders.insert(node, version);
+                        records.set_copy(key, &copy)?;
+                        true
+                    }
+                    Write::End(key, by, answer) => {
+                        let ended =
+                            present_copy(&records, key, now)?.and_then(|copy| copies::end(&copy, &by));
+                        if let Some(copy) = &ended {
+                            records.set_copy(key, copy)?;
+                            self.prolong(&mut records, key, now + self.durable, 1)?;
+                            effects.copies.push(key);
+                        }
+                        let wrote = ended.is_some();
+                        effects.answer(answer, wrote);
+                        wrote
+                    }
                 };
             }
         }
@@ -265,15 +340,17 @@ impl Writer {
         claim: &Claim,
         now: u64,
         effects: &mut Effects,
-    ) -> Result<bool, redb::Error> {
+    ) -> Result<(ClaimReply, bool), redb::Error> {
         let stored = records.get(claim.key)?;
         let present = stored.as_ref().filter(|record| record.expires > now).map(|record| &record.owner);
         let (reply, outcome) = decide(claim, present);
-        effects.replies.push(reply.clone());
         let provisional = now + self.provisional;
         match outcome {
-            Outcome::Refused => return Ok(false),
-            Outcome::Kept => return self.prolong(records, claim.key, provisional, 1),
+            Outcome::Refused => return Ok((reply, false)),
+            Outcome::Kept => {
+                let wrote = self.prolong(records, claim.key, provisional, 1)?;
+                return Ok((reply, wrote));
+            }
             Outcome::First => {}
             Outcome::Moved => {
                 effects.changes.push(Change { key: claim.key, owner: Some(reply.owner.clone()) });
@@ -281,8 +358,29 @@ impl Writer {
         }
         // A session that moves lives on for as long as it would have.
         let expires = stored.as_ref().map_or(provisional, |record| record.expires.max(provisional));
-        records.set(claim.key, stored.as_ref(), &Record { owner: reply.owner, expires })?;
-        Ok(true)
+        records.set(claim.key, stored.as_ref(), &Record { owner: reply.owner.clone(), expires })?;
+        Ok((reply, true))
+    }
+
+    fn publish(
+        &self,
+        records: &mut Records<'_>,
+        key: SessionKey,
+        new: Publication,
+        now: u64,
+    ) -> Result<Published, redb::Error> {
+        let copy = match copies::publish(present_copy(records, key, now)?, new) {
+            Ok(copy) => copy,
+            Err(present) => return Ok(Published::Refused(present)),
+        };
+        let stored = records.get(key)?;
+        // Somebody's session lives as Odoo's do; nobody's for as long as if it were only claimed.
+        let lifetime = if copy.anonymous { self.provisional } else { self.durable };
+        let expires = stored.as_ref().map_or(0, |record| record.expires).max(now + lifetime);
+        let wanted = Record { owner: copy.owner.clone(), expires };
+        records.set(key, stored.as_ref(), &wanted)?;
+        records.set_copy(key, &copy)?;
+        Ok(Published::Stored { epoch: copy.owner.epoch, version: copy.version })
     }
 
     /// Lets a record live until `expires`, if that is `least` seconds longer than it would.
@@ -303,12 +401,22 @@ impl Writer {
         }
     }
 
-    fn tell(&self, effects: &mut Effects) {
-        for change in effects.changes.drain(..) {
-            // Nobody may be following.
+    fn tell(&self, effects: Effects) {
+        // Nobody may be following.
+        for change in effects.changes {
             let _ = self.events.send(Event::Changed(change));
         }
+        for key in effects.copies {
+            let _ = self.copy_events.send(CopyEvent::Changed(key, None));
+        }
+        effects.answers.into_iter().for_each(|answer| answer());
     }
+}
+
+/// The copy of a session that has an owner.
+fn present_copy(records: &Records<'_>, key: SessionKey, now: u64) -> Result<Option<Copy>, redb::Error> {
+    let record = records.get(key)?.filter(|record| record.expires > now);
+    record.map(|record| records.copy(key, record.owner)).transpose()
 }
 
 fn unreachable(error: impl std::fmt::Display) -> StoreError {

@@ -12,6 +12,7 @@ use affinity::{
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+mod copies;
 mod embedded;
 mod records;
 mod redis;
@@ -19,6 +20,7 @@ mod redis;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use copies::{Copy, CopyEvent, EndedBy, Publication, Published};
 pub(crate) use embedded::{Embedded, OpenError};
 pub(crate) use redis::{Access, InvalidUrl, Redis};
 
@@ -130,6 +132,24 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
 
     /// Tells changes from now on, until the receiver is gone.
     async fn follow(&self, events: mpsc::Sender<Event>);
+
+    /// A session's copy; none if nothing is known of the session.
+    async fn copy(&self, key: SessionKey) -> Result<Option<Copy>, StoreError>;
+
+    /// Publishes a node's copy, and tells it.
+    async fn publish(&self, key: SessionKey, new: Publication) -> Result<Published, StoreError>;
+
+    /// Notes that a node has a version on its disk, if the session is still known.
+    async fn has_copy(&self, key: SessionKey, node: &NodeId, version: u64) -> Result<(), StoreError>;
+
+    /// Ends a session for good, and tells it. Returns whether that was done now.
+    async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError>;
+
+    /// Tells that a node is to have a session's copy.
+    async fn want_copy(&self, key: SessionKey, node: &NodeId) -> Result<(), StoreError>;
+
+    /// Tells what happens to copies from now on, until the receiver is gone.
+    async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>);
 }
 
 /// How a claim ends, given the record that is there. Redis decides alike, in Lua.

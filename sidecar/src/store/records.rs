@@ -11,6 +11,8 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Copy;
+
 /// Session key to [`Record`], in postcard's encoding.
 const OWNERS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("owners");
 /// When a record expires, in seconds since 1970, and which.
@@ -18,6 +20,9 @@ const EXPIRIES: TableDefinition<'_, (u64, [u8; 16]), ()> = TableDefinition::new(
 
 /// The nodes that are drained.
 const DRAINING: TableDefinition<'_, &str, ()> = TableDefinition::new("draining");
+
+/// Session key to [`Copy`], for as long as it has an owner.
+const COPIES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("copies");
 
 /// Who owns a session, and until when if nobody asks for it.
 #[derive(Serialize, Deserialize)]
@@ -27,15 +32,34 @@ pub(super) struct Record {
     pub(super) expires: u64,
 }
 
-/// Both tables, open for writing.
+/// The tables of sessions, open for writing.
 pub(super) struct Records<'t> {
+    copies: Table<'t, [u8; 16], &'static [u8]>,
     owners: Table<'t, [u8; 16], &'static [u8]>,
     expiries: Table<'t, (u64, [u8; 16]), ()>,
 }
 
 impl<'t> Records<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Error> {
-        Ok(Self { owners: transaction.open_table(OWNERS)?, expiries: transaction.open_table(EXPIRIES)? })
+        Ok(Self {
+            owners: transaction.open_table(OWNERS)?,
+            expiries: transaction.open_table(EXPIRIES)?,
+            copies: transaction.open_table(COPIES)?,
+        })
+    }
+
+    /// A session's copy, whose owner is `owner` now.
+    pub(super) fn copy(&self, key: SessionKey, owner: Owner) -> Result<Copy, Error> {
+        let copy =
+            self.copies.get(key.as_bytes())?.and_then(|value| postcard::from_bytes(value.value()).ok());
+        Ok(Copy { owner: owner.clone(), ..copy.unwrap_or_else(|| Copy::none_yet(owner)) })
+    }
+
+    /// Keeps a copy for as long as its session has an owner.
+    pub(super) fn set_copy(&mut self, key: SessionKey, copy: &Copy) -> Result<(), Error> {
+        let value = postcard::to_allocvec(copy).map_err(|error| Error::Corrupted(error.to_string()))?;
+        self.copies.insert(key.as_bytes(), value.as_slice())?;
+        Ok(())
     }
 
     pub(super) fn get(&self, key: SessionKey) -> Result<Option<Record>, Error> {
@@ -67,6 +91,7 @@ impl<'t> Records<'t> {
         for (time, key) in &expired {
             self.expiries.remove((*time, *key))?;
             self.owners.remove(key)?;
+            self.copies.remove(key)?;
         }
         Ok(expired.len())
     }
@@ -80,6 +105,13 @@ pub(super) fn find(database: &Database, key: SessionKey) -> Result<Option<Record
         Err(error) => return Err(error.into()),
     };
     Ok(owners.get(key.as_bytes())?.and_then(|value| postcard::from_bytes(value.value()).ok()))
+}
+
+/// The copy of a session with this owner, outside of any batch.
+pub(super) fn find_copy(database: &Database, key: SessionKey, owner: Owner) -> Result<Copy, Error> {
+    let copies = database.begin_read()?.open_table(COPIES)?;
+    let copy = copies.get(key.as_bytes())?.and_then(|value| postcard::from_bytes(value.value()).ok());
+    Ok(Copy { owner: owner.clone(), ..copy.unwrap_or_else(|| Copy::none_yet(owner)) })
 }
 
 /// The sessions of a node in some `most` records from `from` on, and the key after those.

@@ -2,12 +2,20 @@
 
 use std::sync::Arc;
 
+use affinity::wire;
 use tempfile::TempDir;
 use tokio::{sync::mpsc::Receiver, task::JoinSet, time::timeout};
 
-use self::redis_server::RedisServer;
+use self::{
+    copies::{
+        a_copy_of_somebody_outlives_one_of_nobody, an_ended_session_cannot_be_brought_back,
+        only_the_owner_publishes_and_only_from_where_it_started, what_happens_to_copies_is_told,
+    },
+    redis_server::RedisServer,
+};
 use super::*;
 
+mod copies;
 mod embedded_only;
 mod redis_only;
 mod redis_server;
@@ -32,7 +40,7 @@ fn key(name: &str) -> SessionKey {
 }
 
 fn claim(name: &str, node: &str, expect: u64) -> Claim {
-    Claim { key: key(name), node: NodeId::new(node).unwrap(), expect }
+    Claim { key: key(name), node: NodeId::new(node).unwrap(), expect, origin: wire::Origin::Visit }
 }
 
 fn owner(node: &str, epoch: u64) -> Owner {
@@ -128,6 +136,10 @@ over_every_store! {
     what_nobody_comes_back_with_is_forgotten_soon: PROVISIONAL;
     the_sessions_of_a_node_are_found_page_by_page: LONG;
     nodes_register_and_are_drained: LONG;
+    only_the_owner_publishes_and_only_from_where_it_started: LONG;
+    an_ended_session_cannot_be_brought_back: LONG;
+    a_copy_of_somebody_outlives_one_of_nobody: PROVISIONAL;
+    what_happens_to_copies_is_told: LONG;
 }
 
 /// Follows a store, and returns once changes arrive: stores do not say since when they are followed.
@@ -313,6 +325,7 @@ async fn nodes_register_and_are_drained(opened: Opened) {
         weight: 3,
         state,
         full: false,
+        carries: false,
     };
     let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
     let roster = async || opened.other.roster(&own).await.unwrap();

@@ -23,6 +23,7 @@ async fn a_crawler_does_not_fill_redis() -> Result<()> {
         key: SessionKey::of_session_id(&number.to_be_bytes()),
         node: NodeId::new("odoo-1").expect("a name"),
         expect: 0,
+        origin: wire::Origin::Visit,
     };
     let started = Instant::now();
     for_each(SESSIONS, async |number| {

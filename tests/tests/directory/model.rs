@@ -80,7 +80,9 @@ async fn client(
             // Nobody claims from an epoch that cannot have been: Redis believes who says so.
             let expect = expect.min(history.last(key));
             let node = NodeId::new(format!("odoo-{}", random.random_range(1..=4)))?;
-            match claim(sidecar, &Claim { key, node: node.clone(), expect }).await {
+            match claim(sidecar, &Claim { key, node: node.clone(), expect, origin: wire::Origin::Visit })
+                .await
+            {
                 Ok(answer) if answer.status == 200 => {
                     let reply: ClaimReply = wire::decode(&answer.body).context("no reply")?;
                     ensure!(!reply.granted || reply.owner.node == node, "granted to another: {reply:?}");

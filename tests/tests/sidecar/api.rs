@@ -23,7 +23,12 @@ async fn sessions_are_looked_up_and_claimed() -> Result<()> {
 #[tokio::test]
 async fn what_is_no_claim_and_no_key_is_refused() -> Result<()> {
     let sidecar = Sidecar::start(&[absent("a")], &[]).await?;
-    let claim = |expect| Claim { key: key("s"), node: affinity::NodeId::new("odoo-1").unwrap(), expect };
+    let claim = |expect| Claim {
+        key: key("s"),
+        node: affinity::NodeId::new("odoo-1").unwrap(),
+        expect,
+        origin: wire::Origin::Visit,
+    };
     let good = wire::encode(&claim(0));
     let mut rubbish: Vec<Vec<u8>> = (0..good.len()).map(|cut| good[..cut].to_vec()).collect();
     rubbish.extend([
@@ -102,7 +107,8 @@ async fn without_its_store_it_is_alive_and_not_ready() -> Result<()> {
     let sidecar = Sidecar::start(&[node.spec("a")], &["--store", &store]).await?;
     sidecar.wait_for(&[NodeState::Active]).await?;
     let (started, mut said) = (Instant::now(), String::new());
-    let claim = Claim { key: key("s"), node: affinity::NodeId::new("a")?, expect: 0 };
+    let claim =
+        Claim { key: key("s"), node: affinity::NodeId::new("a")?, expect: 0, origin: wire::Origin::Visit };
     for answer in [
         sidecar.get("/readyz").await?,
         sidecar.get(&format!("/v1/owners/{}", key("s"))).await?,

@@ -84,7 +84,8 @@ impl Sidecar {
     }
 
     async fn claim(&self, name: &str, node: &str, expect: u64) -> Result<ClaimReply> {
-        let claim = Claim { key: key(name), node: affinity::NodeId::new(node)?, expect };
+        let claim =
+            Claim { key: key(name), node: affinity::NodeId::new(node)?, expect, origin: wire::Origin::Visit };
         let answer = self.post("/v1/claims", wire::encode(&claim)).await?;
         ensure!(answer.status == 200, "a claim got {}: {}", answer.status, answer.text());
         wire::decode(&answer.body).context("no reply to a claim")

@@ -14,7 +14,7 @@ pub async fn claim_all(sidecar: SocketAddr, sids: &[String], nodes: &[String]) -
     let mut client = Browser::new(http1(), sidecar);
     for (sid, node) in sids.iter().zip(nodes.iter().cycle()) {
         let key = SessionKey::of_session_id(sid.as_bytes());
-        let claim = Claim { key, node: NodeId::new(node.as_str())?, expect: 0 };
+        let claim = Claim { key, node: NodeId::new(node.as_str())?, expect: 0, origin: wire::Origin::Visit };
         let kind = [("content-type", CONTENT_TYPE)];
         let answer = client.request(Method::POST, "/v1/claims", &kind, wire::encode(&claim)).await?;
         let reply: ClaimReply = wire::decode(&answer.body)

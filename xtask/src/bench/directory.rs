@@ -222,7 +222,12 @@ impl World {
         let lane = async |lane: u64| -> Result<u64> {
             let (mut client, mut number) = (Browser::new(self.http.clone(), at), first + lane);
             while Instant::now() < end && most.is_none_or(|most| number < most) {
-                let claim = Claim { key: key(number), node: NodeId::new("odoo-1")?, expect: 0 };
+                let claim = Claim {
+                    key: key(number),
+                    node: NodeId::new("odoo-1")?,
+                    expect: 0,
+                    origin: wire::Origin::Visit,
+                };
                 let answer = client.request(Method::POST, "/v1/claims", &[], wire::encode(&claim)).await?;
                 ensure!(answer.status == 200, "a claim got {}: {}", answer.status, answer.text());
                 number += lanes;
@@ -281,6 +286,7 @@ impl World {
                 key: key((1 << 50) + number),
                 node: NodeId::new("odoo-1")?,
                 expect: u64::from(round) + 1,
+                origin: wire::Origin::Visit,
             };
             let watch = self.watch(cursor, 5_000);
             let change = async {

@@ -1,4 +1,4 @@
-//! Following the stream of changes, and knowing when some may have been missed.
+//! Following a stream, and knowing when some of it may have been missed.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    keys::Keys,
+    keys::{Keys, Stream},
     link::{Connection, Link, PATIENCE},
     scripts::PLACE,
 };
-use crate::store::Event;
+use crate::store::{CopyEvent, Event};
 
 /// How long one read of the stream waits, and how often the store is looked at meanwhile.
 const READ_WAIT: Duration = Duration::from_millis(1_000);
@@ -43,8 +43,50 @@ struct Place {
     id: String,
 }
 
-/// Tells changes until the receiver is gone.
-pub(super) async fn follow(link: &Link, keys: &Keys, events: &mpsc::Sender<Event>) {
+/// What a stream's entries are read as.
+pub(super) trait Entry: Sized {
+    /// Entries may have been missed.
+    const LOST: Self;
+
+    /// Which of the streams.
+    fn stream(keys: &Keys) -> &Stream;
+
+    fn read(entry: &StreamId) -> Option<Self>;
+}
+
+impl Entry for Event {
+    const LOST: Self = Self::Lost;
+
+    fn stream(keys: &Keys) -> &Stream {
+        &keys.changes
+    }
+
+    fn read(entry: &StreamId) -> Option<Self> {
+        if entry.contains_key("nodes") {
+            return Some(Self::Nodes);
+        }
+        let key = entry.get::<String>("key")?.parse().ok()?;
+        let node = NodeId::new(entry.get::<String>("node")?).ok()?;
+        Some(Self::Changed(Change { key, owner: Some(Owner { node, epoch: entry.get("epoch")? }) }))
+    }
+}
+
+impl Entry for CopyEvent {
+    const LOST: Self = Self::Lost;
+
+    fn stream(keys: &Keys) -> &Stream {
+        &keys.copies
+    }
+
+    fn read(entry: &StreamId) -> Option<Self> {
+        let key = entry.get::<String>("key")?.parse().ok()?;
+        let wanted = entry.get::<String>("wanted").map(NodeId::new);
+        Some(Self::Changed(key, wanted.transpose().ok()?))
+    }
+}
+
+/// Tells a stream's entries until the receiver is gone.
+pub(super) async fn follow<E: Entry>(link: &Link, keys: &Keys, events: &mpsc::Sender<E>) {
     let mut place = None;
     while !events.is_closed() {
         if let Err(error) = follow_once(link, keys, events, &mut place).await {
@@ -55,10 +97,10 @@ pub(super) async fn follow(link: &Link, keys: &Keys, events: &mpsc::Sender<Event
 }
 
 /// Tells changes until something fails.
-async fn follow_once(
+async fn follow_once<E: Entry>(
     link: &Link,
     keys: &Keys,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
     place: &mut Option<Place>,
 ) -> RedisResult<()> {
     let mut connection = link.connect(READ_WAIT + PATIENCE).await?;
@@ -66,7 +108,7 @@ async fn follow_once(
     let (mut looked, mut idle) = (None::<Instant>, false);
     while !events.is_closed() {
         if idle || looked.is_none_or(|when| when.elapsed() > READ_WAIT) {
-            let present = look(link, keys, &mut connection).await?;
+            let present = look(link, keys, E::stream(keys), &mut connection).await?;
             // What is told but was not there to be read when nothing else was is gone.
             let is_missing = |known: &Place| idle && looked.is_some() && present.told != known.told;
             let goes_on = place.as_ref().is_some_and(|known| {
@@ -77,7 +119,7 @@ async fn follow_once(
             });
             if !goes_on {
                 *place = Some(present);
-                if events.send(Event::Lost).await.is_err() {
+                if events.send(E::LOST).await.is_err() {
                     return Ok(());
                 }
             }
@@ -85,14 +127,14 @@ async fn follow_once(
         }
         let Some(known) = place.as_mut() else { return Ok(()) };
         let reply: Option<StreamReadReply> =
-            connection.xread_options(&[&keys.changes], &[&known.id], &options).await?;
+            connection.xread_options(&[&E::stream(keys).entries], &[&known.id], &options).await?;
         idle = reply.is_none();
         for entry in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids) {
             let number = entry.get::<u64>("n");
-            let event = if number == Some(known.told + 1) { read(&entry) } else { None };
+            let event = if number == Some(known.told + 1) { E::read(&entry) } else { None };
             known.told = number.unwrap_or(known.told);
             known.id = entry.id;
-            if events.send(event.unwrap_or(Event::Lost)).await.is_err() {
+            if events.send(event.unwrap_or(E::LOST)).await.is_err() {
                 return Ok(());
             }
         }
@@ -101,7 +143,7 @@ async fn follow_once(
 }
 
 /// Where the changes end now.
-async fn look(link: &Link, keys: &Keys, connection: &mut Connection) -> RedisResult<Place> {
+async fn look(link: &Link, keys: &Keys, stream: &Stream, connection: &mut Connection) -> RedisResult<Place> {
     let processes = match link.identity(connection).await {
         Ok(processes) => Some(processes),
         // An ACL that is narrower than the documented one.
@@ -110,19 +152,10 @@ async fn look(link: &Link, keys: &Keys, connection: &mut Connection) -> RedisRes
     };
     let (generation, told, id): (String, u64, String) = PLACE
         .key(&keys.generation)
-        .key(&keys.told)
-        .key(&keys.changes)
+        .key(&stream.told)
+        .key(&stream.entries)
         .arg(rand::random::<u64>())
         .invoke_async(connection)
         .await?;
     Ok(Place { of: Incarnation { processes, generation }, told, id })
-}
-
-fn read(entry: &StreamId) -> Option<Event> {
-    if entry.contains_key("nodes") {
-        return Some(Event::Nodes);
-    }
-    let key = entry.get::<String>("key")?.parse().ok()?;
-    let node = NodeId::new(entry.get::<String>("node")?).ok()?;
-    Some(Event::Changed(Change { key, owner: Some(Owner { node, epoch: entry.get("epoch")? }) }))
 }

@@ -2,9 +2,11 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `PREFIX:owner:{KEY}` | a session's owner: a hash of `node` and `epoch` |
+//! | `PREFIX:owner:{KEY}` | a session: a hash of its owner's `node` and `epoch`, and of its copy, where sessions are carried: `version`, `digest`, `anonymous`, `ended`, the sealed `seal`, and `at:NODE` for the version on a node's disk |
 //! | `PREFIX:{directory}:changes` | the stream of changes |
 //! | `PREFIX:{directory}:told` | how many changes there have been |
+//! | `PREFIX:{directory}:copies` | the stream of what happens to copies |
+//! | `PREFIX:{directory}:copied` | how much that has been |
 //! | `PREFIX:{directory}:generation` | a random number: whoever finds another one faces another store |
 //! | `PREFIX:{directory}:nodes` | a hash of the nodes that register themselves |
 //! | `PREFIX:{directory}:draining` | a set of the nodes that are drained |
@@ -15,12 +17,19 @@
 
 use affinity::SessionKey;
 
+/// A stream whose entries are numbered, and the key of the last one's number.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    pub(super) entries: String,
+    pub(super) told: String,
+}
+
 /// The names under one prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
-    pub(super) changes: String,
-    pub(super) told: String,
+    pub(super) changes: Stream,
+    pub(super) copies: Stream,
     pub(super) generation: String,
     pub(super) nodes: String,
     pub(super) draining: String,
@@ -31,8 +40,8 @@ impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let name = |part: &str| format!("{prefix}:{{directory}}:{part}");
         Self {
-            changes: name("changes"),
-            told: name("told"),
+            changes: Stream { entries: name("changes"), told: name("told") },
+            copies: Stream { entries: name("copies"), told: name("copied") },
             generation: name("generation"),
             nodes: name("nodes"),
             draining: name("draining"),

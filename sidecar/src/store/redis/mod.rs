@@ -9,22 +9,24 @@ use affinity::{
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use redis::{
-    AsyncCommands, ErrorKind, RedisError,
+    AsyncCommands, ErrorKind, RedisError, Script, ScriptInvocation,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
 use tokio::sync::mpsc;
 
 use self::{
     address::Address,
-    keys::Keys,
+    keys::{Keys, Stream},
     link::{Connection, Link},
-    scripts::{ANNOUNCE, CLAIM, DRAIN, OWNER, REGISTER, ROSTER},
+    scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
-    Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Page, Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Page, Publication, Published,
+    Registered, Registration, Roster, Store, StoreError,
 };
 
 mod address;
+mod copy;
 mod follow;
 mod keys;
 mod link;
@@ -73,14 +75,15 @@ impl Redis {
         })
     }
 
-    /// Tells a change that the claim could not tell by itself, now or in a while.
-    async fn announce(&self, key: SessionKey, owner: &Owner) {
-        let (link, keys) = (Arc::clone(&self.link), Arc::clone(&self.keys));
-        let Owner { node, epoch } = owner.clone();
+    /// Tells what a script could not tell by itself, now or in a while.
+    async fn announce(&self, stream: &Stream, fields: Vec<(&'static str, String)>) {
+        let (link, stream) = (Arc::clone(&self.link), stream.clone());
         let tell = async move || {
-            let mut script = ANNOUNCE.key(&keys.changes);
-            script.key(&keys.told).arg("key").arg(key.to_string());
-            script.arg("node").arg(node.as_str()).arg("epoch").arg(epoch);
+            let mut script = ANNOUNCE.key(&stream.entries);
+            script.key(&stream.told);
+            for (name, value) in &fields {
+                script.arg(name).arg(value);
+            }
             link.run(async |connection| script.invoke_async::<()>(connection).await).await
         };
         if tell().await.is_err() {
@@ -91,11 +94,25 @@ impl Redis {
                         return;
                     }
                 }
-                tracing::error!(
-                    "a change of owner could not be told; who cached the old one asks within the hour"
-                );
+                tracing::error!("a change could not be told; who cached what was asks within the hour");
             });
         }
+    }
+
+    /// Tells that a session's copy changed, where the script could not.
+    async fn announce_copy(&self, key: SessionKey) {
+        if !self.link.is_one_server() {
+            self.announce(&self.keys.copies, vec![("key", key.to_string())]).await;
+        }
+    }
+
+    /// A script over a session's hash that tells what it did, where it can.
+    fn copy_script(&self, script: &'static Script, key: SessionKey) -> ScriptInvocation<'static> {
+        let mut script = script.key(self.keys.owner(key));
+        if self.link.is_one_server() {
+            script.key(&self.keys.copies.entries).key(&self.keys.copies.told);
+        }
+        script
     }
 
     /// One step through all keys of owners: the names found, and where to go on.
@@ -196,7 +213,7 @@ impl Store for Redis {
     async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
         let mut script = CLAIM.key(self.keys.owner(claim.key));
         if self.link.is_one_server() {
-            script.key(&self.keys.changes).key(&self.keys.told);
+            script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
         }
         script.arg(claim.node.as_str()).arg(claim.expect).arg(claim.key.to_string());
         script.arg(self.lifetimes.provisional.as_millis() as u64);
@@ -204,7 +221,10 @@ impl Store for Redis {
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         let reply = ClaimReply { granted, owner: owner(node, epoch)? };
         if untold {
-            self.announce(claim.key, &reply.owner).await;
+            let Owner { node, epoch } = &reply.owner;
+            let fields =
+                [("key", claim.key.to_string()), ("node", node.to_string()), ("epoch", epoch.to_string())];
+            self.announce(&self.keys.changes, fields.into()).await;
         }
         Ok(reply)
     }
@@ -239,14 +259,14 @@ impl Store for Redis {
         let Registration { node, probe_ms } = registration;
         let text = serde_json::to_string(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
         let mut script = REGISTER.key(&self.keys.nodes);
-        script.key(&self.keys.changes).key(&self.keys.told);
+        script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
         script.arg(node.id.as_str()).arg(text).arg(format!("{probe_ms:.3}"));
         self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
     }
 
     async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
         let mut script = DRAIN.key(&self.keys.draining);
-        script.key(&self.keys.changes).key(&self.keys.told);
+        script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
         script.arg(node.as_str()).arg(if draining { "SADD" } else { "SREM" });
         self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
     }
@@ -278,11 +298,65 @@ impl Store for Redis {
 
     async fn ping(&self) -> Result<(), StoreError> {
         // Of a cluster, the part that everybody follows.
-        let told = self.link.run(async |connection| connection.get::<_, Option<u64>>(&self.keys.told).await);
+        let told =
+            self.link.run(async |connection| connection.get::<_, Option<u64>>(&self.keys.changes.told).await);
         told.await.map(drop).map_err(failed)
     }
 
     async fn follow(&self, events: mpsc::Sender<Event>) {
+        follow::follow(&self.link, &self.keys, &events).await;
+    }
+
+    async fn copy(&self, key: SessionKey) -> Result<Option<Copy>, StoreError> {
+        let name = self.keys.owner(key);
+        let fields = self.link.run(async |connection| connection.hgetall(&name).await).await;
+        copy::read(fields.map_err(failed)?)
+    }
+
+    async fn publish(&self, key: SessionKey, new: Publication) -> Result<Published, StoreError> {
+        let lifetime = if new.anonymous { self.lifetimes.provisional } else { self.lifetimes.durable };
+        let mut script = self.copy_script(&PUBLISH, key);
+        script.arg(new.node.as_str()).arg(new.epoch.max(1)).arg(new.base).arg(&new.digest[..]);
+        script.arg(u8::from(new.anonymous)).arg(&new.seal[..]).arg(key.to_string());
+        script.arg(lifetime.as_millis() as u64);
+        let (stored, epoch, version): (bool, u64, u64) =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        if stored {
+            self.announce_copy(key).await;
+            return Ok(Published::Stored { epoch, version });
+        }
+        let gone = || StoreError::Unreachable("the session expired meanwhile".into());
+        self.copy(key).await?.map(Published::Refused).ok_or_else(gone)
+    }
+
+    async fn has_copy(&self, key: SessionKey, node: &NodeId, version: u64) -> Result<(), StoreError> {
+        let mut script = HAS_COPY.key(self.keys.owner(key));
+        script.arg(node.as_str()).arg(version);
+        self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
+    }
+
+    async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError> {
+        let (node, version) = match &by {
+            EndedBy::Node(node, version) => (node.as_str(), *version),
+            EndedBy::Operator => ("", 0),
+        };
+        let mut script = self.copy_script(&END, key);
+        script.arg(node).arg(version).arg(key.to_string()).arg(self.lifetimes.durable.as_millis() as u64);
+        let ended: bool =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        if ended {
+            self.announce_copy(key).await;
+        }
+        Ok(ended)
+    }
+
+    async fn want_copy(&self, key: SessionKey, node: &NodeId) -> Result<(), StoreError> {
+        let fields = vec![("key", key.to_string()), ("wanted", node.to_string())];
+        self.announce(&self.keys.copies, fields).await;
+        Ok(())
+    }
+
+    async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>) {
         follow::follow(&self.link, &self.keys, &events).await;
     }
 }

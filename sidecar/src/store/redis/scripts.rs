@@ -136,3 +136,72 @@ return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEY
 "#,
     )
 });
+
+/// Publishes a copy, as `copies::publish` of the parent module does.
+///
+/// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
+/// the node; 2: its epoch; 3: the version it started from; 4: the digest; 5: 1 if anonymous; 6: the
+/// seal; 7: the session's key; 8: how long the record lives at least, in milliseconds. Returns whether it
+/// is stored, the epoch and the version.
+pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
+    script(
+        r#"
+local node, epoch, version, anonymous, ended =
+    unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'anonymous', 'ended'))
+if not node then
+    node, epoch, version = ARGV[1], ARGV[2], ARGV[3]
+end
+version = version or '0'
+if ended or node ~= ARGV[1] or version ~= ARGV[3] or (anonymous == '0' and ARGV[5] == '1') then
+    return {0, 0, 0}
+end
+version = string.format('%.0f', version + 1)
+redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'version', version, 'digest', ARGV[4],
+    'anonymous', ARGV[5], 'seal', ARGV[6], 'at:' .. node, version)
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[8])
+end
+if KEYS[2] then
+    tell(KEYS[2], KEYS[3], 'key', ARGV[7])
+end
+return {1, tonumber(epoch), tonumber(version)}
+"#,
+    )
+});
+
+/// Notes which version a node has on its disk, if the session is known.
+///
+/// KEYS 1: the session's hash. ARGV 1: the node; 2: the version.
+pub(super) static HAS_COPY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+if redis.call('HEXISTS', KEYS[1], 'version') == 1 then
+    redis.call('HSET', KEYS[1], 'at:' .. ARGV[1], ARGV[2])
+end
+"#,
+    )
+});
+
+/// Ends a session, as `copies::end` of the parent module does. What stays says so to whoever comes back
+/// with its files.
+///
+/// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
+/// the node, or nothing; 2: the version it had; 3: the session's key; 4: how long to remember, in
+/// milliseconds. Returns whether it was ended now.
+pub(super) static END: LazyLock<Script> = LazyLock::new(|| {
+    script(
+        r#"
+local node, epoch, version, ended = unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'ended'))
+if not node or ended or (ARGV[1] ~= '' and ARGV[1] ~= node and (version or '0') ~= ARGV[2]) then
+    return 0
+end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'ended', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if KEYS[2] then
+    tell(KEYS[2], KEYS[3], 'key', ARGV[3])
+end
+return 1
+"#,
+    )
+});

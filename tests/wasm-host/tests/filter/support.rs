@@ -32,6 +32,7 @@ pub(crate) fn node(id: &str, http: &str, gevent: Option<&str>, weight: u16) -> N
         weight,
         state: NodeState::Active,
         full: false,
+        carries: false,
     }
 }
 

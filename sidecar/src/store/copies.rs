@@ -1,0 +1,122 @@
+//! A session's copy in the store, beside its owner.
+
+use std::collections::BTreeMap;
+
+use affinity::{NodeId, SessionKey, wire::Owner};
+use serde::{Deserialize, Serialize};
+
+/// What the store knows of a session that is carried from node to node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Copy {
+    pub(crate) owner: Owner,
+    /// How often a copy was published; 0: never yet.
+    pub(crate) version: u64,
+    /// Tells copies apart.
+    pub(crate) digest: [u8; 16],
+    /// Whether nobody is logged in.
+    pub(crate) anonymous: bool,
+    /// The session was ended: no node may bring it back.
+    pub(crate) ended: bool,
+    /// Which version each node has on its disk.
+    pub(crate) holders: BTreeMap<NodeId, u64>,
+    /// The sealed files.
+    pub(crate) seal: Vec<u8>,
+}
+
+impl Copy {
+    /// What there is of a session before anything was published.
+    pub(crate) fn none_yet(owner: Owner) -> Self {
+        Self {
+            owner,
+            version: 0,
+            digest: [0; 16],
+            anonymous: true,
+            ended: false,
+            holders: BTreeMap::new(),
+            seal: Vec::new(),
+        }
+    }
+
+    /// Whether a node has the present version on its disk.
+    pub(crate) fn is_at(&self, node: &NodeId) -> bool {
+        self.version > 0 && self.holders.get(node) == Some(&self.version)
+    }
+
+    /// Takes in what a node publishes, if it may: it must own the session and have started from the
+    /// present version, nobody may have ended the session, and an anonymous session never replaces one
+    /// of somebody. Redis decides alike, in Lua.
+    fn takes(&self, new: &Publication) -> bool {
+        !self.ended
+            && self.owner.node == new.node
+            && self.version == new.base
+            && (self.anonymous || !new.anonymous)
+    }
+}
+
+/// What a node publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Publication {
+    /// The node, which claims the session with this if nobody owns it.
+    pub(crate) node: NodeId,
+    /// The session's epoch as the node knew it last; the record begins with it if the store has none.
+    pub(crate) epoch: u64,
+    /// The version that it started from.
+    pub(crate) base: u64,
+    pub(crate) digest: [u8; 16],
+    pub(crate) anonymous: bool,
+    pub(crate) seal: Vec<u8>,
+}
+
+/// What became of a publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// It is in the store: its owner's epoch, and its version.
+    Stored {
+        epoch: u64,
+        version: u64,
+    },
+    Refused(Copy),
+}
+
+/// Applies a publication to what is there.
+pub(super) fn publish(present: Option<Copy>, new: Publication) -> Result<Copy, Copy> {
+    let owner = Owner { node: new.node.clone(), epoch: new.epoch.max(1) };
+    // The store may have lost what the node's version was counted from.
+    let mut copy = present.unwrap_or_else(|| Copy { version: new.base, ..Copy::none_yet(owner) });
+    if !copy.takes(&new) {
+        return Err(copy);
+    }
+    copy.version += 1;
+    (copy.digest, copy.anonymous, copy.seal) = (new.digest, new.anonymous, new.seal);
+    copy.holders.insert(new.node, copy.version);
+    Ok(copy)
+}
+
+/// Who ends a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EndedBy {
+    /// A node that had this version and has no more.
+    Node(NodeId, u64),
+    /// Somebody who may.
+    Operator,
+}
+
+/// Applies an end to what is there; nothing if it may not.
+pub(super) fn end(copy: &Copy, by: &EndedBy) -> Option<Copy> {
+    let may = match by {
+        // The owner knows best. Another node's Odoo may end what it has (a revoked device), unless that
+        // was not the session as it is.
+        EndedBy::Node(node, version) => copy.owner.node == *node || copy.version == *version,
+        EndedBy::Operator => true,
+    };
+    (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner.clone()) })
+}
+
+/// What is told of copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CopyEvent {
+    /// A session's copy changed, or a node is to have it.
+    Changed(SessionKey, Option<NodeId>),
+    /// Some of that may have been missed.
+    Lost,
+}

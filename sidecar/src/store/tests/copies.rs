@@ -1,0 +1,144 @@
+//! Copies of sessions, in every store.
+
+use super::*;
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn publication(by: &str, base: u64, content: &str) -> Publication {
+    Publication {
+        node: node(by),
+        epoch: 0,
+        base,
+        digest: [7; 16],
+        anonymous: content.is_empty(),
+        seal: content.into(),
+    }
+}
+
+async fn refused_with(store: &Arc<dyn Store>, name: &str, new: Publication) -> Copy {
+    match store.publish(key(name), new).await.unwrap() {
+        Published::Refused(copy) => copy,
+        stored => panic!("{stored:?}"),
+    }
+}
+
+pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(opened: Opened) {
+    let (one, other) = (&opened.one, &opened.other);
+    assert_eq!(one.copy(key("s")).await.unwrap(), None);
+    // Publishing claims what nobody owns.
+    let stored = |epoch, version| Published::Stored { epoch, version };
+    assert_eq!(one.publish(key("s"), publication("a", 0, "first")).await.unwrap(), stored(1, 1));
+    let copy = other.copy(key("s")).await.unwrap().unwrap();
+    assert_eq!((copy.owner, copy.version, copy.digest), (owner("a", 1), 1, [7; 16]));
+    assert_eq!((copy.seal, copy.anonymous, copy.ended), (b"first".to_vec(), false, false));
+    assert_eq!(copy.holders, [(node("a"), 1)].into());
+
+    let refused = refused_with(other, "s", publication("b", 1, "another node's")).await;
+    assert_eq!((refused.owner, refused.version), (owner("a", 1), 1));
+    assert_eq!(refused_with(one, "s", publication("a", 0, "of an old version")).await.version, 1);
+    assert_eq!(
+        refused_with(one, "s", publication("a", 1, "")).await.seal,
+        b"first",
+        "nobody's over somebody's"
+    );
+    assert_eq!(one.publish(key("s"), publication("a", 1, "second")).await.unwrap(), stored(1, 2));
+
+    // Who has it is noted, and lost with the next version.
+    other.has_copy(key("s"), &node("b"), 2).await.unwrap();
+    let holds = async |name: &str| {
+        for _ in 0..100 {
+            let copy = other.copy(key("s")).await.unwrap().unwrap();
+            if copy.is_at(&node(name)) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    };
+    assert!(holds("a").await && holds("b").await && !holds("c").await);
+    assert_eq!(one.publish(key("s"), publication("a", 2, "third")).await.unwrap(), stored(1, 3));
+    assert!(!holds("b").await);
+    // A note of what is not there makes nothing.
+    other.has_copy(key("unknown"), &node("b"), 2).await.unwrap();
+    assert_eq!(other.copy(key("unknown")).await.unwrap(), None);
+
+    // The new owner goes on where the old one stopped.
+    assert_eq!(other.claim(claim("s", "b", 1)).await.unwrap(), granted("b", 2));
+    assert_eq!(refused_with(one, "s", publication("a", 3, "too late")).await.owner, owner("b", 2));
+    assert_eq!(other.publish(key("s"), publication("b", 3, "fourth")).await.unwrap(), stored(2, 4));
+    // What was claimed before its file was seen has no copy yet.
+    one.claim(claim("claimed", "a", 0)).await.unwrap();
+    assert_eq!(one.copy(key("claimed")).await.unwrap(), Some(Copy::none_yet(owner("a", 1))));
+    // A store that lost its memory takes what the nodes know.
+    let known = Publication { epoch: 5, ..publication("a", 9, "known") };
+    assert_eq!(one.publish(key("rebuilt"), known).await.unwrap(), stored(5, 10));
+}
+
+pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
+    let (one, other) = (&opened.one, &opened.other);
+    let by = |name: &str, version| EndedBy::Node(node(name), version);
+    assert!(!one.end(key("unknown"), by("a", 1)).await.unwrap());
+    one.publish(key("s"), publication("a", 0, "first")).await.unwrap();
+    one.publish(key("s"), publication("a", 1, "second")).await.unwrap();
+    assert!(!other.end(key("s"), by("b", 1)).await.unwrap(), "not what the session is");
+    assert!(other.end(key("s"), by("b", 2)).await.unwrap());
+    assert!(!one.end(key("s"), by("a", 2)).await.unwrap(), "once");
+    let ended = one.copy(key("s")).await.unwrap().unwrap();
+    assert_eq!(ended, Copy { ended: true, ..Copy::none_yet(owner("a", 1)) });
+    for base in [0, 2] {
+        assert!(refused_with(one, "s", publication("a", base, "again")).await.ended);
+    }
+    assert_eq!(other.claim(claim("s", "b", 1)).await.unwrap(), granted("b", 2));
+    assert!(refused_with(other, "s", publication("b", 0, "again")).await.ended);
+
+    one.publish(key("t"), publication("a", 0, "first")).await.unwrap();
+    assert!(other.end(key("t"), by("a", 0)).await.unwrap(), "the owner may, before it knows its version");
+    one.publish(key("u"), publication("a", 0, "first")).await.unwrap();
+    assert!(other.end(key("u"), EndedBy::Operator).await.unwrap());
+}
+
+pub(super) async fn a_copy_of_somebody_outlives_one_of_nobody(opened: Opened) {
+    let store = &opened.one;
+    store.publish(key("somebody"), publication("a", 0, "x")).await.unwrap();
+    store.publish(key("nobody"), publication("a", 0, "")).await.unwrap();
+    tokio::time::sleep(SHORT_TIME + Duration::from_millis(500)).await;
+    assert!(store.copy(key("somebody")).await.unwrap().is_some());
+    assert_eq!(store.copy(key("nobody")).await.unwrap(), None);
+}
+
+pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
+    let (sender, mut events) = mpsc::channel(1_024);
+    let followed = Arc::clone(&opened.other);
+    tokio::spawn(async move { followed.follow_copies(sender).await });
+    let probe = key("probe");
+    loop {
+        opened.one.want_copy(probe, &node("a")).await.unwrap();
+        if let Ok(Some(CopyEvent::Changed(..))) = timeout(Duration::from_millis(100), events.recv()).await {
+            break;
+        }
+    }
+    let mut next = async || {
+        let next = async {
+            loop {
+                match events.recv().await.expect("it still follows") {
+                    CopyEvent::Changed(key, _) if key == probe => {}
+                    event => break event,
+                }
+            }
+        };
+        timeout(PATIENCE, next).await.expect("something is told")
+    };
+    let store = &opened.one;
+    store.publish(key("s"), publication("a", 0, "x")).await.unwrap();
+    assert_eq!(next().await, CopyEvent::Changed(key("s"), None));
+    store.publish(key("s"), publication("b", 0, "refused")).await.unwrap();
+    store.want_copy(key("s"), &node("b")).await.unwrap();
+    assert_eq!(next().await, CopyEvent::Changed(key("s"), Some(node("b"))));
+    store.end(key("s"), EndedBy::Operator).await.unwrap();
+    store.end(key("s"), EndedBy::Operator).await.unwrap();
+    assert_eq!(next().await, CopyEvent::Changed(key("s"), None));
+    store.publish(key("t"), publication("a", 0, "x")).await.unwrap();
+    assert_eq!(next().await, CopyEvent::Changed(key("t"), None));
+}
