@@ -112,11 +112,21 @@ pub(super) fn end(copy: &Copy, by: &EndedBy) -> Option<Copy> {
     (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner.clone()) })
 }
 
+/// What is told of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The owner published another version.
+    Published(NodeId),
+    /// A node is to have it.
+    Wanted(NodeId),
+    /// The session ended.
+    Ended,
+}
+
 /// What is told of copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CopyEvent {
-    /// A session's copy changed, or a node is to have it.
-    Changed(SessionKey, Option<NodeId>),
+    Of(SessionKey, News),
     /// Some of that may have been missed.
     Lost,
 }

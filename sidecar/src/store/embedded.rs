@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, Lifetimes, Outcome, Page, Publication, Published,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, Lifetimes, News, Outcome, Page, Publication, Published,
     Registered, Registration, Roster, Store, StoreError, copies, decide,
     records::{self, Record, Records, find},
 };
@@ -198,7 +198,7 @@ impl Store for Embedded {
 
     async fn want_copy(&self, key: SessionKey, node: &NodeId) -> Result<(), StoreError> {
         // Nobody may be following.
-        let _ = self.copy_events.send(CopyEvent::Changed(key, Some(node.clone())));
+        let _ = self.copy_events.send(CopyEvent::Of(key, News::Wanted(node.clone())));
         Ok(())
     }
 
@@ -255,7 +255,7 @@ struct Writer {
 struct Effects {
     answers: Vec<Box<dyn FnOnce()>>,
     changes: Vec<Change>,
-    copies: Vec<SessionKey>,
+    copies: Vec<(SessionKey, News)>,
 }
 
 impl Effects {
@@ -299,9 +299,10 @@ impl Writer {
                     }
                     Write::Sweep => records.remove_expired(now, SWEEP)? > 0,
                     Write::Publish(key, new, answer) => {
+                        let by = new.node.clone();
                         let published = self.publish(&mut records, key, new, now)?;
                         let wrote = matches!(published, Published::Stored { .. });
-                        effects.copies.extend(wrote.then_some(key));
+                        effects.copies.extend(wrote.then_some((key, News::Published(by))));
                         effects.answer(answer, published);
                         wrote
                     }
@@ -317,7 +318,7 @@ impl Writer {
                         if let Some(copy) = &ended {
                             records.set_copy(key, copy)?;
                             self.prolong(&mut records, key, now + self.durable, 1)?;
-                            effects.copies.push(key);
+                            effects.copies.push((key, News::Ended));
                         }
                         let wrote = ended.is_some();
                         effects.answer(answer, wrote);
@@ -406,8 +407,8 @@ impl Writer {
         for change in effects.changes {
             let _ = self.events.send(Event::Changed(change));
         }
-        for key in effects.copies {
-            let _ = self.copy_events.send(CopyEvent::Changed(key, None));
+        for (key, news) in effects.copies {
+            let _ = self.copy_events.send(CopyEvent::Of(key, news));
         }
         effects.answers.into_iter().for_each(|answer| answer());
     }

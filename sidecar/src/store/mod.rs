@@ -20,7 +20,7 @@ mod redis;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use copies::{Copy, CopyEvent, EndedBy, Publication, Published};
+pub(crate) use copies::{Copy, CopyEvent, EndedBy, News, Publication, Published};
 pub(crate) use embedded::{Embedded, OpenError};
 pub(crate) use redis::{Access, InvalidUrl, Redis};
 

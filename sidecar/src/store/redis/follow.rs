@@ -17,7 +17,7 @@ use super::{
     link::{Connection, Link, PATIENCE},
     scripts::PLACE,
 };
-use crate::store::{CopyEvent, Event};
+use crate::store::{CopyEvent, Event, News};
 
 /// How long one read of the stream waits, and how often the store is looked at meanwhile.
 const READ_WAIT: Duration = Duration::from_millis(1_000);
@@ -80,8 +80,13 @@ impl Entry for CopyEvent {
 
     fn read(entry: &StreamId) -> Option<Self> {
         let key = entry.get::<String>("key")?.parse().ok()?;
-        let wanted = entry.get::<String>("wanted").map(NodeId::new);
-        Some(Self::Changed(key, wanted.transpose().ok()?))
+        let node = |name: &str| entry.get::<String>(name).and_then(|node| NodeId::new(node).ok());
+        let news = match (node("published"), node("wanted")) {
+            (Some(by), _) => News::Published(by),
+            (None, Some(by)) => News::Wanted(by),
+            (None, None) => News::Ended,
+        };
+        Some(Self::Of(key, news))
     }
 }
 

@@ -100,9 +100,9 @@ impl Redis {
     }
 
     /// Tells that a session's copy changed, where the script could not.
-    async fn announce_copy(&self, key: SessionKey) {
+    async fn announce_copy(&self, key: SessionKey, what: (&'static str, String)) {
         if !self.link.is_one_server() {
-            self.announce(&self.keys.copies, vec![("key", key.to_string())]).await;
+            self.announce(&self.keys.copies, vec![("key", key.to_string()), what]).await;
         }
     }
 
@@ -322,7 +322,7 @@ impl Store for Redis {
         let (stored, epoch, version): (bool, u64, u64) =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if stored {
-            self.announce_copy(key).await;
+            self.announce_copy(key, ("published", new.node.to_string())).await;
             return Ok(Published::Stored { epoch, version });
         }
         let gone = || StoreError::Unreachable("the session expired meanwhile".into());
@@ -345,7 +345,7 @@ impl Store for Redis {
         let ended: bool =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if ended {
-            self.announce_copy(key).await;
+            self.announce_copy(key, ("ended", "1".to_owned())).await;
         }
         Ok(ended)
     }

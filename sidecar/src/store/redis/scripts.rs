@@ -162,7 +162,7 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[8])
 end
 if KEYS[2] then
-    tell(KEYS[2], KEYS[3], 'key', ARGV[7])
+    tell(KEYS[2], KEYS[3], 'key', ARGV[7], 'published', node)
 end
 return {1, tonumber(epoch), tonumber(version)}
 "#,
@@ -199,7 +199,7 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'ended', '1')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[2] then
-    tell(KEYS[2], KEYS[3], 'key', ARGV[3])
+    tell(KEYS[2], KEYS[3], 'key', ARGV[3], 'ended', '1')
 end
 return 1
 "#,

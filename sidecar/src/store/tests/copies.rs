@@ -115,7 +115,7 @@ pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
     let probe = key("probe");
     loop {
         opened.one.want_copy(probe, &node("a")).await.unwrap();
-        if let Ok(Some(CopyEvent::Changed(..))) = timeout(Duration::from_millis(100), events.recv()).await {
+        if let Ok(Some(CopyEvent::Of(..))) = timeout(Duration::from_millis(100), events.recv()).await {
             break;
         }
     }
@@ -123,7 +123,7 @@ pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
         let next = async {
             loop {
                 match events.recv().await.expect("it still follows") {
-                    CopyEvent::Changed(key, _) if key == probe => {}
+                    CopyEvent::Of(key, _) if key == probe => {}
                     event => break event,
                 }
             }
@@ -132,13 +132,13 @@ pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
     };
     let store = &opened.one;
     store.publish(key("s"), publication("a", 0, "x")).await.unwrap();
-    assert_eq!(next().await, CopyEvent::Changed(key("s"), None));
+    assert_eq!(next().await, CopyEvent::Of(key("s"), News::Published(node("a"))));
     store.publish(key("s"), publication("b", 0, "refused")).await.unwrap();
     store.want_copy(key("s"), &node("b")).await.unwrap();
-    assert_eq!(next().await, CopyEvent::Changed(key("s"), Some(node("b"))));
+    assert_eq!(next().await, CopyEvent::Of(key("s"), News::Wanted(node("b"))));
     store.end(key("s"), EndedBy::Operator).await.unwrap();
     store.end(key("s"), EndedBy::Operator).await.unwrap();
-    assert_eq!(next().await, CopyEvent::Changed(key("s"), None));
+    assert_eq!(next().await, CopyEvent::Of(key("s"), News::Ended));
     store.publish(key("t"), publication("a", 0, "x")).await.unwrap();
-    assert_eq!(next().await, CopyEvent::Changed(key("t"), None));
+    assert_eq!(next().await, CopyEvent::Of(key("t"), News::Published(node("a"))));
 }

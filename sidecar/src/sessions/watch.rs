@@ -1,0 +1,161 @@
+//! What happens in a sessions directory, as the kernel tells it.
+
+use std::{path::PathBuf, time::Duration};
+
+use notify::{
+    Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{ModifyKind, RenameMode},
+};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::disk::{Disk, Place};
+
+/// Events that wait to be looked at. Beyond that the whole directory is.
+const WAITING: usize = 1 << 16;
+/// How often a directory is looked for that is not there.
+const LOOK_FOR: Duration = Duration::from_secs(1);
+/// How long nothing may have happened before somebody looks whether the directory is still the same.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A file of this session was written.
+    Changed(Place),
+    /// A file of this session is gone.
+    Removed(Place),
+    /// Something may have been missed.
+    Anything,
+}
+
+/// Tells what happens in a directory until the receiver is gone. Where it is not there, it is waited for.
+pub(super) async fn watch(disk: &Disk, seen: &mpsc::Sender<Seen>) {
+    let mut waits = false;
+    while !seen.is_closed() {
+        match watch_once(disk, seen).await {
+            Ok(()) => waits = false,
+            Err(error) if !waits => {
+                waits = true;
+                tracing::warn!("{} cannot be followed yet: {error}", disk.root().display());
+            }
+            Err(_) => {}
+        }
+        sleep(LOOK_FOR).await;
+    }
+}
+
+/// Tells what happens until the directory is another one.
+async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()> {
+    let (sender, mut events) = mpsc::channel(WAITING);
+    let overflow = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let overflowed = std::sync::Arc::clone(&overflow);
+    let handler = move |event: notify::Result<Event>| {
+        if sender.try_send(event).is_err() {
+            overflowed.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+    let mut watcher = RecommendedWatcher::new(handler, Config::default().with_follow_symlinks(false))?;
+    watcher.watch(disk.root(), RecursiveMode::Recursive)?;
+    let identity = identity(disk);
+    // What was there before, and what came while the watch was being set up.
+    let mut anything = true;
+    loop {
+        if std::mem::take(&mut anything) && seen.send(Seen::Anything).await.is_err() {
+            return Ok(());
+        }
+        let Ok(event) = tokio::time::timeout(LOOK_AFTER, events.recv()).await else {
+            if self::identity(disk) != identity {
+                return Ok(());
+            }
+            continue;
+        };
+        let Some(event) = event else { return Ok(()) };
+        anything = overflow.swap(false, std::sync::atomic::Ordering::Relaxed);
+        let event = event?;
+        anything |= event.need_rescan();
+        for path in &event.paths {
+            if *path == disk.root() && event.kind.is_remove() {
+                return Ok(());
+            }
+            for one in read(disk, &event.kind, path) {
+                if seen.send(one).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// What an event says of sessions.
+fn read(disk: &Disk, kind: &EventKind, path: &PathBuf) -> Vec<Seen> {
+    if let Some(place) = disk.place(path) {
+        return vec![match kind {
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                Seen::Removed(place)
+            }
+            EventKind::Access(_) => return vec![],
+            _ => Seen::Changed(place),
+        }];
+    }
+    let mut found = Vec::new();
+    // Odoo makes a folder just before its first file, which the kernel does not tell: nobody watched it.
+    if matches!(kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_))) && disk.is_folder(path) {
+        let walked = disk.walk_folder(path, &mut |place| {
+            found.push(Seen::Changed(place));
+            true
+        });
+        if walked.is_err() {
+            return vec![Seen::Anything];
+        }
+    }
+    found
+}
+
+/// Which directory lies under the path now.
+fn identity(disk: &Disk) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(disk.root()).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sessions::layout::Sid;
+
+    /// Waits until a session was told of; what was told before.
+    async fn told(seen: &mut mpsc::Receiver<Seen>, wanted: impl Fn(&Seen) -> bool) {
+        let told = async { while !wanted(&seen.recv().await.expect("it watches")) {} };
+        tokio::time::timeout(Duration::from_secs(10), told).await.expect("it is told");
+    }
+
+    #[tokio::test]
+    async fn writes_and_removals_are_told_also_in_new_folders_and_a_new_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("sessions");
+        let disk = Disk::new(root.clone());
+        let (sender, mut seen) = mpsc::channel(1_024);
+        let watched = disk.clone();
+        tokio::spawn(async move { watch(&watched, &sender).await });
+        for _ in 0..2 {
+            fs::create_dir(&root).unwrap();
+            told(&mut seen, |seen| *seen == Seen::Anything).await;
+            for number in 0..40 {
+                let sid = format!("{number:02}{}", "x".repeat(82));
+                fs::create_dir(root.join(&sid[..2])).unwrap();
+                let temporary = root.join("tmp1.__wz_sess");
+                fs::write(&temporary, "{}").unwrap();
+                let path = root.join(&sid[..2]).join(&sid);
+                fs::rename(&temporary, &path).unwrap();
+                let sid = Sid::new(&sid).unwrap();
+                told(&mut seen, |seen| matches!(seen, Seen::Changed(place) if place.sid == sid)).await;
+                if number % 2 == 0 {
+                    fs::remove_file(&path).unwrap();
+                    told(&mut seen, |seen| matches!(seen, Seen::Removed(place) if place.sid == sid)).await;
+                }
+            }
+            fs::remove_dir_all(&root).unwrap();
+        }
+    }
+}
