@@ -160,6 +160,24 @@ pub struct NodeReport {
     pub since_seconds: u64,
     /// Why it is down, if it is.
     pub problem: Option<String>,
+    /// How it stands with its sessions, if the sidecar that was asked carries them.
+    #[serde(default)]
+    pub carried: Option<CarriedReport>,
+}
+
+/// How it stands with the sessions of a node that are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedReport {
+    /// Sessions on its disk that are also in the store.
+    pub sessions: u64,
+    /// Sessions that wait for the store or the disk.
+    pub waiting: u64,
+    /// How far the present or last look at all of its files has come…
+    pub looked_at: u64,
+    /// …of how many.
+    pub of: u64,
+    /// Whether a look at all of its files was ever finished.
+    pub complete: bool,
 }
 
 /// Some sessions with their epochs.

@@ -46,8 +46,8 @@ pub extern "C" fn proxy_on_context_create(context: u32, root: u32) {
 }
 
 #[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
-pub extern "C" fn proxy_on_request_headers(stream: u32, _headers: usize, _end: bool) -> vm::Action {
-    vm::enter(|vm| vm.request(stream)).unwrap_or(vm::Action::Continue)
+pub extern "C" fn proxy_on_request_headers(stream: u32, _headers: usize, end: bool) -> vm::Action {
+    vm::enter(|vm| vm.request(stream, !end)).unwrap_or(vm::Action::Continue)
 }
 
 #[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]

@@ -56,6 +56,8 @@ metrics! {
     lookup_failures = Counter "mooring_sidecar_lookup_failures";
     /// Sessions claimed in the sidecar.
     claims = Counter "mooring_sidecar_claims";
+    /// Sessions claimed for another node before a request, because their owner is down.
+    takeovers = Counter "mooring_takeovers";
     /// Claims that failed or took too long; they are made again later.
     claim_failures = Counter "mooring_sidecar_claim_failures";
     /// Claims that were given up because too many waited.

@@ -62,6 +62,12 @@ impl Router {
         self.membership.nodes().get(place).map(|node| &node.id)
     }
 
+    /// The node with this seed, if its sidecar carries sessions.
+    pub(crate) fn carrier(&self, seed: u64) -> Option<&affinity::NodeId> {
+        let node = self.membership.nodes().get(self.membership.position_of_seed(seed)?)?;
+        node.carries.then_some(&node.id)
+    }
+
     /// What `stateful_session` is to be told for the node at `place`.
     pub(crate) fn upstream(&self, place: usize, port: Port) -> Option<&str> {
         self.berths.get(place)?.encoded.get(index(port)).map(String::as_str)

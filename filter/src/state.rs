@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use affinity::{
     SessionKey,
-    wire::{Change, Claim, ClaimReply, Cursor},
+    wire::{Change, Claim, ClaimReply, Cursor, Origin},
 };
 
 use crate::{
@@ -130,6 +130,12 @@ impl State {
     pub(crate) fn claim_later(&self, claim: Claim) {
         let now = if self.sidecar.is_some() { self.now_ms.get() } else { u64::MAX };
         self.learn(claim.key, Holding::unconfirmed(claim.node.seed(), now));
+        // By then nobody waits for the answer.
+        let origin = match claim.origin {
+            Origin::Entry { .. } => Origin::Visit,
+            origin => origin,
+        };
+        let claim = Claim { origin, ..claim };
         if self.sidecar.is_some() {
             self.keep_claim(claim);
         }

@@ -7,7 +7,7 @@ use affinity::{
     address::{client_address, peer_address},
     cookie,
     plan::{Plan, Reason},
-    wire::{self, Claim, ClaimReply, OwnerReply},
+    wire::{self, Claim, ClaimReply, Origin, OwnerReply},
 };
 
 use crate::{
@@ -30,6 +30,8 @@ enum Waiting {
     Nothing,
     /// The call that looks up the owner of the request's session; meanwhile what was known of it.
     Owner(u32, SessionKey, Option<Holding>),
+    /// The call that claims the request's session, whose owner is down.
+    Takeover(u32, Claim),
     /// The call that claims the response's session.
     Claim(u32, Claim),
 }
@@ -37,6 +39,7 @@ enum Waiting {
 pub(crate) struct Stream {
     state: Rc<State>,
     port: Port,
+    has_body: bool,
     /// The request's session.
     session: Option<SessionKey>,
     /// The seed of the node chosen.
@@ -46,11 +49,19 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(state: Rc<State>) -> Self {
-        Self { state, port: Port::Http, session: None, chosen: None, waiting: Waiting::Nothing }
+        Self {
+            state,
+            port: Port::Http,
+            has_body: false,
+            session: None,
+            chosen: None,
+            waiting: Waiting::Nothing,
+        }
     }
 
     /// Chooses the node of a request.
-    pub(crate) fn request(&mut self) -> Action {
+    pub(crate) fn request(&mut self, has_body: bool) -> Action {
+        self.has_body = has_body;
         let path = host::header(Map::Request, ":path");
         self.port = Port::of_path(&path.unwrap_or_default());
         let cookies = host::header(Map::Request, "cookie");
@@ -72,7 +83,8 @@ impl Stream {
         match (served_by, self.session_set()) {
             // A node that sends a session's own id back did not begin it: it may never have had it, as
             // with a websocket of a session whose owner is gone.
-            (Some(seed), Some(key)) if self.session != Some(key) => self.claim(key, seed),
+            (Some(seed), Some(key)) if self.session != Some(key) => self.claim_entry(key, seed),
+            (Some(seed), _) if self.chosen != Some(seed) => self.claim_in_place(seed),
             _ => Action::Continue,
         }
     }
@@ -81,7 +93,7 @@ impl Stream {
     pub(crate) fn awaits(&self) -> Option<u32> {
         match self.waiting {
             Waiting::Nothing => None,
-            Waiting::Owner(token, ..) | Waiting::Claim(token, _) => Some(token),
+            Waiting::Owner(token, ..) | Waiting::Takeover(token, _) | Waiting::Claim(token, _) => Some(token),
         }
     }
 
@@ -93,7 +105,14 @@ impl Stream {
         }
         match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             Waiting::Owner(_, key, known) => {
-                self.owner_answered(key, known, answer);
+                if self.owner_answered(key, known, answer) == Action::Continue {
+                    host::resume(Half::Request);
+                }
+            }
+            Waiting::Takeover(_, claim) => {
+                let (key, known) = (claim.key, self.state.known(&claim.key));
+                self.claim_answered(claim, answer);
+                self.route(key, self.state.known(&key).or(known).and_then(|holding| holding.owner));
                 host::resume(Half::Request);
             }
             Waiting::Claim(_, claim) => {
@@ -114,8 +133,7 @@ impl Stream {
         self.session = Some(key);
         let known = self.state.known(&key);
         if let Some(holding) = known.filter(|holding| self.state.is_fresh(holding)) {
-            self.route(key, holding.owner);
-            return Action::Continue;
+            return self.route_known(key, holding);
         }
         if let Some(sidecar) = Self::sidecar(&self.state) {
             count(&self.state.metrics.lookups);
@@ -127,6 +145,31 @@ impl Stream {
         }
         self.route_unasked(key, known);
         Action::Continue
+    }
+
+    /// Routes to who owns the session. If that one is down, another is made its owner before.
+    fn route_known(&mut self, key: SessionKey, holding: Holding) -> Action {
+        let plan = self.state.router.borrow().plan(key, holding.owner);
+        if plan.reason == Reason::OwnerDown
+            && let Some(claim) = self.takeover(key, holding, &plan)
+            && let Some(sidecar) = Self::sidecar(&self.state)
+        {
+            count(&self.state.metrics.takeovers);
+            if let Ok(token) = sidecar.claim(&claim) {
+                self.waiting = Waiting::Takeover(token, claim);
+                return Action::Pause;
+            }
+            self.claim_failed();
+        }
+        self.send(&plan);
+        Action::Continue
+    }
+
+    /// The claim of the first node of a plan, if it can serve what it did not begin.
+    fn takeover(&self, key: SessionKey, holding: Holding, plan: &Plan) -> Option<Claim> {
+        let router = self.state.router.borrow();
+        let node = router.carrier(router.seed(*plan.places.first()?)?)?.clone();
+        Some(Claim { key, node, expect: holding.epoch, origin: Origin::Failover })
     }
 
     /// Routes by what was known before, or home: the sidecar cannot be asked.
@@ -153,7 +196,11 @@ impl Stream {
     /// Tells Envoy where the request of `key` goes.
     fn route(&mut self, key: SessionKey, owner: Option<u64>) {
         let plan = self.state.router.borrow().plan(key, owner);
-        self.choose(&plan);
+        self.send(&plan);
+    }
+
+    fn send(&mut self, plan: &Plan) {
+        self.choose(plan);
         let metrics = &self.state.metrics;
         count(match plan.reason {
             _ if self.chosen.is_none() => &metrics.nowhere,
@@ -210,14 +257,32 @@ impl Stream {
     }
 
     /// Claims a session for the node that began it, unless it has an owner.
-    fn claim(&mut self, key: SessionKey, seed: u64) -> Action {
+    fn claim_entry(&mut self, key: SessionKey, seed: u64) -> Action {
         if self.state.known(&key).is_some_and(|holding| holding.owner.is_some()) {
             return Action::Continue;
         }
         let Some(node) = self.state.router.borrow().id_of_seed(seed).cloned() else {
             return Action::Continue;
         };
-        let claim = Claim { key, node, expect: 0 };
+        // Who had a session or sends something logs in or out; who did not, just came by.
+        let is_entry = self.has_body || self.session.is_some();
+        let origin = if is_entry { Origin::Entry { left: self.session } } else { Origin::Visit };
+        self.claim(Claim { key, node, expect: 0, origin })
+    }
+
+    /// Claims the request's session for a node that served it in its owner's place.
+    fn claim_in_place(&mut self, seed: u64) -> Action {
+        let Some(key) = self.session else { return Action::Continue };
+        let known = self.state.known(&key);
+        if known.is_some_and(|holding| holding.owner == Some(seed)) {
+            return Action::Continue;
+        }
+        let Some(node) = self.state.router.borrow().carrier(seed).cloned() else { return Action::Continue };
+        let expect = known.map_or(0, |holding| holding.epoch);
+        self.claim(Claim { key, node, expect, origin: Origin::Failover })
+    }
+
+    fn claim(&mut self, claim: Claim) -> Action {
         if let Some(sidecar) = Self::sidecar(&self.state) {
             count(&self.state.metrics.claims);
             if let Ok(token) = sidecar.claim(&claim) {
@@ -237,11 +302,12 @@ impl Stream {
         }
     }
 
-    fn owner_answered(&mut self, key: SessionKey, known: Option<Holding>, answer: Option<Vec<u8>>) {
+    fn owner_answered(&mut self, key: SessionKey, known: Option<Holding>, answer: Option<Vec<u8>>) -> Action {
         let reply = answer.and_then(|body| wire::decode::<OwnerReply>(&body));
         let Some(reply) = reply else {
             self.lookup_failed();
-            return self.route_unasked(key, known);
+            self.route_unasked(key, known);
+            return Action::Continue;
         };
         self.sidecar_answered();
         let now = self.state.now_ms.get();
@@ -250,7 +316,7 @@ impl Stream {
             |owner| Holding::owned(owner.node.seed(), owner.epoch, now, u64::from(reply.believe_s) * 1_000),
         );
         let holding = self.state.learn(key, holding);
-        self.route(key, holding.owner);
+        self.route_known(key, holding)
     }
 
     fn claim_answered(&mut self, claim: Claim, answer: Option<Vec<u8>>) {
@@ -269,7 +335,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // A browser that leaves early gets no answer to its claim, but its session has begun.
+        // A browser that leaves early gets no answer to its claim, but its session has begun or moved.
         if let Waiting::Claim(_, claim) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             self.state.claim_later(claim);
         }

@@ -68,8 +68,8 @@ impl Vm {
         }
     }
 
-    pub(crate) fn request(&mut self, stream: u32) -> Action {
-        self.with_stream(stream, Stream::request)
+    pub(crate) fn request(&mut self, stream: u32, has_body: bool) -> Action {
+        self.with_stream(stream, |stream| stream.request(has_body))
     }
 
     pub(crate) fn response(&mut self, stream: u32) -> Action {
@@ -91,6 +91,9 @@ impl Vm {
         if let Some(id) = self.waiting.remove(&token) {
             if let (Some(stream), Ok(())) = (self.streams.get_mut(&id), host::act_for(id)) {
                 stream.answered(token, answer);
+                if let Some(next) = stream.awaits() {
+                    self.waiting.insert(next, id);
+                }
             }
         } else if let Some(root) = self.roots.get_mut(&root) {
             root.answered(token, answer);

@@ -9,8 +9,8 @@ use affinity::{
     NodeId, SessionKey,
     plan::{plan, plan_newcomer},
     wire::{
-        self, CONTENT_TYPE, Claim, Cursor, Explanation, MoveReply, NodesReply, OwnerReply, Sessions,
-        SessionsReply, WatchQuery, WatchReply,
+        self, CONTENT_TYPE, Claim, ClaimReply, Cursor, Explanation, MoveReply, NodeReport, NodesReply,
+        Origin, OwnerReply, Sessions, SessionsReply, WatchQuery, WatchReply,
     },
 };
 use axum::{
@@ -29,6 +29,7 @@ use crate::{
     directory::Directory,
     metrics::Metrics,
     registry::Registry,
+    sessions::{self, Brought, Carriers},
     store::{LARGEST_EPOCH, StoreError},
     token::Token,
 };
@@ -45,10 +46,24 @@ pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) carriers: Carriers,
     /// What whoever asks must show, if anything.
     pub(crate) token: Option<Token>,
     /// Cancelled when the process is to end.
     pub(crate) shutdown: CancellationToken,
+}
+
+impl Shared {
+    /// The nodes as an operator sees them.
+    fn reports(&self) -> Vec<NodeReport> {
+        let mut nodes = self.registry.reports();
+        for (id, carried) in self.carriers.reports() {
+            if let Some(node) = nodes.iter_mut().find(|node| node.id == id) {
+                node.carried = Some(carried);
+            }
+        }
+        nodes
+    }
 }
 
 /// Every route.
@@ -117,13 +132,34 @@ async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     let Some(claim) = wire::decode(&body).filter(|claim: &Claim| claim.expect < LARGEST_EPOCH) else {
         return bad("the body is no claim");
     };
-    match shared.directory.claim(claim).await {
+    let membership = shared.registry.membership().borrow().clone();
+    let store = shared.directory.store();
+    if claim.origin == Origin::Failover {
+        match sessions::may_take_over(store, &membership, &claim).await {
+            Ok(true) => {}
+            Ok(false) => return stays(&shared, &claim).await,
+            Err(error) => return unavailable(&error),
+        }
+    }
+    match shared.directory.claim(claim.clone()).await {
         Ok(reply) => {
+            if !sessions::settled(store, &membership, &claim).await {
+                shared.metrics.unsettled();
+            }
             if reply.granted && reply.owner.epoch == 1 {
                 shared.registry.begun(&reply.owner.node);
             }
             encoded(&reply)
         }
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// A session stays with who owns it: elsewhere it would be lost.
+async fn stays(shared: &Shared, claim: &Claim) -> Response {
+    match shared.directory.store().owner(claim.key).await {
+        Ok(Some(owner)) => encoded(&ClaimReply { granted: false, owner }),
+        Ok(None) => unavailable(&StoreError::Unreachable("the session expired meanwhile".into())),
         Err(error) => unavailable(&error),
     }
 }
@@ -162,7 +198,7 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
-    Json(NodesReply { nodes: shared.registry.reports() })
+    Json(NodesReply { nodes: shared.reports() })
 }
 
 async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
@@ -232,11 +268,16 @@ async fn move_sessions(
             reply.left += 1;
             continue;
         };
-        match shared
-            .directory
-            .claim(Claim { key, node: heir.clone(), expect, origin: wire::Origin::Visit })
-            .await
-        {
+        match sessions::bring(shared.directory.store(), &membership, key, heir).await {
+            Ok(Brought::There | Brought::Nothing) => {}
+            Ok(Brought::Late) => {
+                reply.left += 1;
+                continue;
+            }
+            Err(error) => return unavailable(&error),
+        }
+        let claim = Claim { key, node: heir.clone(), expect, origin: Origin::Visit };
+        match shared.directory.claim(claim).await {
             Ok(answer) if answer.granted => reply.moved += 1,
             Ok(_) => reply.left += 1,
             Err(error) => return unavailable(&error),
@@ -261,14 +302,17 @@ async fn explain(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> 
     Json(Explanation { key, owner, nodes, reason: plan.reason.to_string() }).into_response()
 }
 
-/// Ready: every node was probed, the store can be reached, and the process is not about to end.
+/// Ready: every node was probed, the store can be reached and has the sessions that this sidecar carries,
+/// and the process is not about to end.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let problem = if shared.shutdown.is_cancelled() {
         Some("shutting down".to_owned())
     } else if !shared.registry.is_settled() {
         Some("not every node has been probed yet".to_owned())
+    } else if let Err(error) = shared.directory.store().ping().await {
+        Some(error.to_string())
     } else {
-        shared.directory.store().ping().await.err().map(|error| error.to_string())
+        shared.carriers.unfinished()
     };
     match problem {
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
@@ -277,7 +321,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let nodes = shared.registry.reports();
+    let nodes = shared.reports();
     let store_up = shared.directory.store().ping().await.is_ok();
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], shared.metrics.text(&nodes, store_up, shared.directory.cached()))

@@ -95,6 +95,22 @@ pub(crate) struct Serve {
     #[arg(long, env = "MOORING_REDIS_CA_FILE", value_name = "FILE")]
     pub(crate) redis_ca_file: Option<PathBuf>,
 
+    /// The sessions directory of an Odoo server on this host, data_dir/sessions: ID=PATH. Its sessions
+    /// are carried to the other servers. Repeat it, or separate several in the variable by spaces. Leave
+    /// it off where servers share a directory or keep sessions in Redis by themselves
+    #[arg(long, env = "MOORING_SESSIONS", value_name = "ID=PATH", value_delimiter = ' ')]
+    pub(crate) sessions: Vec<SessionsSpec>,
+
+    /// The file of the secret that seals sessions in the store, the same for all sidecars: 32 or more
+    /// characters; older secrets may follow, a line each. The embedded store makes its own
+    #[arg(long, env = "MOORING_SECRET_FILE", value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+
+    /// How many sessions a second are looked at when standbys move, or a store is filled
+    #[arg(long, env = "MOORING_CARRY_RATE", value_name = "SESSIONS", default_value_t = 500,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) carry_rate: u32,
+
     /// How long a session that began keeps its owner if nobody comes back with it, in seconds
     #[arg(long, env = "MOORING_PROVISIONAL_SECONDS", value_name = "SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(2..=86_400))]
@@ -120,6 +136,24 @@ pub(crate) struct Serve {
     /// How logs look
     #[arg(long, env = "MOORING_LOG_FORMAT", value_name = "FORMAT", default_value = "human")]
     pub(crate) log_format: LogFormat,
+}
+
+/// The sessions directory of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionsSpec {
+    pub(crate) node: NodeId,
+    pub(crate) path: PathBuf,
+}
+
+impl FromStr for SessionsSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected ID=PATH such as odoo-1=/var/lib/odoo-1/sessions".to_owned();
+        let (id, path) =
+            text.split_once('=').filter(|(_, path)| path.starts_with('/')).ok_or_else(expected)?;
+        Ok(Self { node: NodeId::new(id).map_err(|error| error.to_string())?, path: path.into() })
+    }
 }
 
 fn factor(text: &str) -> Result<f64, String> {

@@ -223,6 +223,11 @@ impl Directory {
         self.store.as_ref()
     }
 
+    /// The store, for parts that live as long as the directory.
+    pub(crate) fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,12 @@
 use affinity::{NodeId, NodeState, wire::NodeReport};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
 
@@ -25,6 +30,24 @@ pub(crate) enum ClaimResult {
     Granted,
     Refused,
     Failed,
+}
+
+/// What became of a session's copy.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum CopyOutcome {
+    Published,
+    /// The node is not the owner, or did not start from the present version.
+    Refused,
+    Written,
+    Removed,
+    Ended,
+    Failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Copied {
+    node: String,
+    outcome: CopyOutcome,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -72,6 +95,11 @@ pub(crate) struct Metrics {
     node_sessions: Family<ByNode, Gauge>,
     probe_seconds: Family<ByNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
     probe_failures: Family<ByNode, Counter>,
+    copies: Family<Copied, Counter>,
+    publish_seconds: Histogram,
+    unsettled: Counter,
+    carried: Family<ByNode, Gauge>,
+    carrying: Family<ByNode, Gauge>,
 }
 
 impl Metrics {
@@ -108,6 +136,25 @@ impl Metrics {
         );
         let probe_failures = Family::default();
         registry.register("node_probe_failures", "Probes that failed", probe_failures.clone());
+        let copies = Family::default();
+        registry.register("session_copies", "Copies of sessions, and what became of them", copies.clone());
+        let publish_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
+        registry.register_with_unit(
+            "session_publish",
+            "How long the store takes to take a session's copy",
+            Unit::Seconds,
+            publish_seconds.clone(),
+        );
+        let unsettled = Counter::default();
+        registry.register(
+            "entries_unsettled",
+            "Logins and logouts that were answered before their copies were where they should be",
+            unsettled.clone(),
+        );
+        let carried = Family::default();
+        registry.register("carried_sessions", "Sessions of a node that are carried", carried.clone());
+        let carrying = Family::default();
+        registry.register("waiting_sessions", "Sessions of a node that wait to be carried", carrying.clone());
         Self {
             registry,
             lookups,
@@ -121,6 +168,11 @@ impl Metrics {
             node_sessions,
             probe_seconds,
             probe_failures,
+            copies,
+            publish_seconds,
+            unsettled,
+            carried,
+            carrying,
         }
     }
 
@@ -130,6 +182,18 @@ impl Metrics {
 
     pub(crate) fn claim(&self, result: ClaimResult) {
         self.claims.get_or_create(&Claimed { result }).inc();
+    }
+
+    pub(crate) fn copies(&self, node: &NodeId, outcome: CopyOutcome) {
+        self.copies.get_or_create(&Copied { node: node.to_string(), outcome }).inc();
+    }
+
+    pub(crate) fn published_in(&self, time: std::time::Duration) {
+        self.publish_seconds.observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn unsettled(&self) {
+        self.unsettled.inc();
     }
 
     pub(crate) fn probed(&self, id: &NodeId, probed: &Probed) {
@@ -161,7 +225,13 @@ impl Metrics {
                 self.node_states.get_or_create(&label).set((report.state == state).into());
             }
             let sessions = i64::try_from(report.sessions).unwrap_or(i64::MAX);
-            self.node_sessions.get_or_create(&ByNode { node }).set(sessions);
+            let by_node = ByNode { node };
+            self.node_sessions.get_or_create(&by_node).set(sessions);
+            if let Some(carried) = &report.carried {
+                let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+                self.carried.get_or_create(&by_node).set(number(carried.sessions));
+                self.carrying.get_or_create(&by_node).set(number(carried.waiting));
+            }
         }
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use affinity::wire::{NodeReport, NodesReply};
+use affinity::wire::{CarriedReport, NodeReport, NodesReply};
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::{
@@ -53,6 +53,7 @@ fn table(nodes: &[NodeReport]) -> Table {
         "state",
         "sessions",
         "of fair share",
+        "carried",
         "http",
         "gevent",
         "weight",
@@ -80,6 +81,7 @@ fn table(nodes: &[NodeReport]) -> Table {
             Cell::new(state).fg(color),
             right(node.sessions.to_string()),
             right(or_dash(share)),
+            right(or_dash(node.carried.as_ref().map(carried))),
             Cell::new(&node.http),
             Cell::new(or_dash(node.gevent.clone())),
             right(node.weight.to_string()),
@@ -88,6 +90,17 @@ fn table(nodes: &[NodeReport]) -> Table {
         ]);
     }
     table
+}
+
+/// Sessions on the node's disk and in the store, and what is left to do.
+fn carried(report: &CarriedReport) -> String {
+    let mut text = report.sessions.to_string();
+    if !report.complete {
+        text += &format!(" ({} of {} looked at)", report.looked_at, report.of);
+    } else if report.waiting > 0 {
+        text += &format!(" ({} waiting)", report.waiting);
+    }
+    text
 }
 
 fn since(seconds: u64) -> String {
@@ -106,11 +119,21 @@ mod tests {
     #[test]
     fn a_table_says_what_is_wrong_and_what_is_unknown() {
         let json = r#"{"nodes":[
-            {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null},
+            {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null,"carried":{"sessions":7,"waiting":2,"looked_at":3,"of":9,"complete":false}},
             {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":0,"probe_ms":null,"since_seconds":9000,"problem":"refused"}]}"#;
         let reply: NodesReply = serde_json::from_str(json).unwrap();
         let text = table(&reply.nodes).to_string();
-        for part in ["active", "133 %", "1.2 ms", "5 s", "down: refused", "–", "2 h", "odoo:1"] {
+        for part in [
+            "active",
+            "133 %",
+            "1.2 ms",
+            "7 (3 of 9 looked at)",
+            "5 s",
+            "down: refused",
+            "–",
+            "2 h",
+            "odoo:1",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -76,6 +76,8 @@ pub(crate) struct Registry {
     thresholds: Thresholds,
     /// How far beyond its fair share of sessions a node may go: 1 or more.
     bounded_load: f64,
+    /// The nodes whose sessions this sidecar carries.
+    carrying: BTreeSet<NodeId>,
     nodes: Mutex<Nodes>,
     membership: watch::Sender<Arc<Membership>>,
 }
@@ -87,6 +89,7 @@ impl Registry {
     /// If two of them have one name or one address, or there are too many.
     pub(crate) fn new(
         specs: Vec<NodeSpec>,
+        carrying: BTreeSet<NodeId>,
         thresholds: Thresholds,
         bounded_load: f64,
     ) -> Result<Self, InvalidMembership> {
@@ -111,7 +114,8 @@ impl Registry {
         }
         entries.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
         let nodes = Nodes { own: entries, ..Nodes::default() };
-        Ok(Self { thresholds, bounded_load, nodes: Mutex::new(nodes), membership: watch::Sender::default() })
+        let (nodes, membership) = (Mutex::new(nodes), watch::Sender::default());
+        Ok(Self { thresholds, bounded_load, carrying, nodes, membership })
     }
 
     pub(crate) fn specs(&self) -> Vec<NodeSpec> {
@@ -167,7 +171,7 @@ impl Registry {
         let nodes = self.nodes();
         let entry = nodes.own.iter().find(|entry| entry.spec.id == *id)?;
         let (node, latency) = (entry.node.as_ref()?, entry.latency?);
-        let node = Node { state: entry.state, ..node.clone() };
+        let node = Node { state: entry.state, carries: self.carrying.contains(id), ..node.clone() };
         Some(Registration { node, probe_ms: latency.as_secs_f64() * 1_000.0 })
     }
 
@@ -192,6 +196,7 @@ impl Registry {
             probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
             since_seconds: entry.since.elapsed().as_secs(),
             problem: entry.problem.clone(),
+            carried: None,
         });
         let remote = nodes.remote.iter().map(|it| {
             let (node, age) = (&it.registered.node, it.registered.age);
@@ -205,6 +210,7 @@ impl Registry {
                 sessions: sessions(&node.id),
                 probe_ms: it.registered.probe_ms,
                 since_seconds: it.since.elapsed().as_secs(),
+                carried: None,
                 problem: silent.then(|| format!("its sidecar was last heard of {} s ago", age.as_secs())),
             }
         });
@@ -214,7 +220,10 @@ impl Registry {
     }
 
     fn publish(&self, nodes: &Nodes) {
-        match nodes.membership().and_then(|members| nodes.with_full(&members, self.bounded_load)) {
+        match nodes
+            .membership(&self.carrying)
+            .and_then(|members| nodes.with_full(&members, self.bounded_load))
+        {
             Ok(next) => {
                 self.membership.send_if_modified(|present| {
                     let differs = **present != next;
@@ -259,10 +268,11 @@ impl Nodes {
         Membership::new(marked.collect())
     }
 
-    fn membership(&self) -> Result<Membership, InvalidMembership> {
+    fn membership(&self, carrying: &BTreeSet<NodeId>) -> Result<Membership, InvalidMembership> {
         let own = self.own.iter().filter_map(|entry| {
             let node = entry.node.as_ref()?;
-            Some(Node { state: self.state(&node.id, entry.state), ..node.clone() })
+            let carries = carrying.contains(&node.id);
+            Some(Node { state: self.state(&node.id, entry.state), carries, ..node.clone() })
         });
         let mut list: Vec<Node> = own.collect();
         let mut membership = Membership::new(list.clone())?;

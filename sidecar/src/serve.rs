@@ -1,6 +1,7 @@
 //! `mooring serve`: puts the parts together and ends them in order.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use affinity::NodeId;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
@@ -17,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Shared},
-    cli::{Listen, Serve, StoreUrl},
+    cli::{Listen, Serve, SessionsSpec, StoreUrl},
     directory::Directory,
     heartbeat,
     metrics::Metrics,
+    node_spec::NodeSpec,
     probe,
     registry::{Registry, Thresholds},
+    sessions::{self, Carriers, Sealer},
     store::{Embedded, InvalidUrl, OpenError, Redis, Store},
     token::Token,
 };
@@ -44,6 +48,24 @@ pub(crate) enum ServeError {
          in which others register theirs"
     )]
     NoNodes,
+    #[error("--sessions {0}: there is no --node or --node-id of this name")]
+    UnknownNode(NodeId),
+    #[error("--sessions {0}: it is named twice")]
+    SameNode(NodeId),
+    #[error(
+        "--sessions: {0} and {1} have the same directory: nodes that share one need no --sessions, and others \
+         need a data_dir each"
+    )]
+    SharedDirectory(NodeId, NodeId),
+    #[error("--sessions {0}={1}: {2}")]
+    Sessions(NodeId, PathBuf, io::Error),
+    #[error(
+        "--secret-file: missing: sessions in Redis are sealed with a secret that all sidecars share; make one with \
+         openssl rand -hex 32"
+    )]
+    NoSecret,
+    #[error("--secret-file {0}: {1}")]
+    Secret(PathBuf, io::Error),
     #[error("--token-file {0}: {1}")]
     Token(PathBuf, io::Error),
     #[error(
@@ -86,16 +108,22 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     if specs.is_empty() && options.store == StoreUrl::Embedded {
         return Err(ServeError::NoNodes);
     }
-    let registry = Arc::new(Registry::new(specs, thresholds, options.bounded_load)?);
+    let carrying = carrying(&options, &specs)?;
+    let registry = Arc::new(Registry::new(specs, carrying, thresholds, options.bounded_load)?);
     let store = open_store(&options)?;
     let metrics = Arc::new(Metrics::new());
     let cached = usize::try_from(options.cache_sessions).unwrap_or(usize::MAX);
     let directory = Arc::new(Directory::new(store, options.lifetimes(), cached, Arc::clone(&metrics)));
+    let carriers = match sessions_plan(&options)? {
+        Some(plan) => Carriers::start(plan, &directory, &registry, &metrics),
+        None => Carriers::default(),
+    };
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         directory: Arc::clone(&directory),
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        carriers,
         token,
         shutdown: shutdown.clone(),
     });
@@ -142,6 +170,50 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         }
     }
     Ok(())
+}
+
+/// The nodes whose sessions are carried here; checks that they can be.
+fn carrying(options: &Serve, specs: &[NodeSpec]) -> Result<BTreeSet<NodeId>, ServeError> {
+    let mut nodes = BTreeSet::new();
+    let mut directories: Vec<(PathBuf, NodeId)> = Vec::new();
+    for SessionsSpec { node, path } in &options.sessions {
+        if !specs.iter().any(|spec| spec.id == *node) {
+            return Err(ServeError::UnknownNode(node.clone()));
+        }
+        if !nodes.insert(node.clone()) {
+            return Err(ServeError::SameNode(node.clone()));
+        }
+        // A directory that Odoo has yet to make is waited for.
+        let Ok(real) = fs::canonicalize(path) else { continue };
+        if let Some((_, other)) = directories.iter().find(|(other, _)| *other == real) {
+            return Err(ServeError::SharedDirectory(other.clone(), node.clone()));
+        }
+        sessions::check(&real).map_err(|error| ServeError::Sessions(node.clone(), path.clone(), error))?;
+        directories.push((real, node.clone()));
+    }
+    Ok(nodes)
+}
+
+/// What is to be carried, if anything.
+fn sessions_plan(options: &Serve) -> Result<Option<sessions::Plan>, ServeError> {
+    if options.sessions.is_empty() {
+        return Ok(None);
+    }
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| ServeError::Secret(path, error)
+    };
+    let sealer = match (&options.secret_file, &options.store) {
+        (Some(path), _) => Sealer::read(path).map_err(failed(path))?,
+        (None, StoreUrl::Embedded) => {
+            let path = options.state_dir.join("secret");
+            Sealer::read_or_make(&path).map_err(failed(&path))?
+        }
+        (None, StoreUrl::Redis(_)) => return Err(ServeError::NoSecret),
+    };
+    let directories = options.sessions.iter().map(|spec| (spec.node.clone(), spec.path.clone())).collect();
+    let lifetime = options.lifetimes().durable;
+    Ok(Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime }))
 }
 
 fn open_store(options: &Serve) -> Result<Arc<dyn Store>, ServeError> {

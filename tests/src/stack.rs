@@ -26,6 +26,8 @@ pub struct Options {
     pub standin_args: Vec<String>,
     /// Further arguments for the sidecar.
     pub sidecar_args: Vec<String>,
+    /// Whether the sidecar carries the nodes' sessions.
+    pub carry: bool,
     /// Envoy's worker threads.
     pub concurrency: u32,
     /// The file of `envoy/`.
@@ -42,6 +44,7 @@ impl Default for Options {
             profile: 19,
             standin_args: vec![],
             sidecar_args: ["--probe-interval-ms", "500"].map(str::to_owned).to_vec(),
+            carry: false,
             concurrency: 2,
             bootstrap: "envoy.yaml",
             envoy_version: None,
@@ -222,6 +225,11 @@ impl Stack {
         anyhow::bail!("Envoy does not call {nodes} nodes healthy")
     }
 
+    /// Where a node keeps its sessions.
+    pub fn sessions(&self, id: &str) -> PathBuf {
+        self.folder.path().join(id).join("sessions")
+    }
+
     /// The folder of this stack's files.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
@@ -254,6 +262,10 @@ async fn start_sidecar(
     for node in nodes {
         let Endpoint { http, gevent } = node.endpoint;
         command.args(["--node", &format!("{}={http},gevent={gevent}", node.id)]);
+    }
+    for node in nodes.iter().filter(|_| options.carry) {
+        let sessions = folder.path().join(&node.id).join("sessions");
+        command.args(["--sessions", &format!("{}={}", node.id, sessions.display())]);
     }
     command.args(&options.sidecar_args);
     let mut process = Process::start("the sidecar", command, &folder.path().join("sidecar.log"))?;

@@ -4,7 +4,7 @@ use super::*;
 
 fn registry() -> Registry {
     let specs = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
-    Registry::new(specs.into(), Thresholds { down_after: 2, up_after: 3 }, 1.25).unwrap()
+    Registry::new(specs.into(), BTreeSet::new(), Thresholds { down_after: 2, up_after: 3 }, 1.25).unwrap()
 }
 
 async fn good(registry: &Registry, id: &str) -> (NodeId, Probed) {
@@ -135,7 +135,8 @@ async fn a_node_with_too_many_sessions_is_full() {
 #[test]
 fn a_name_twice_is_refused() {
     let specs = ["a=127.0.0.1:1", "a=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
-    let refused = Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 }, 1.25);
+    let refused =
+        Registry::new(specs.into(), BTreeSet::new(), Thresholds { down_after: 1, up_after: 1 }, 1.25);
     assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some("node a is named twice"));
 }
 
@@ -143,7 +144,7 @@ fn a_name_twice_is_refused() {
 fn an_address_twice_is_refused() {
     let new = |specs: [&str; 2]| {
         let specs = specs.map(|spec| spec.parse().unwrap());
-        Registry::new(specs.into(), Thresholds { down_after: 1, up_after: 1 }, 1.25)
+        Registry::new(specs.into(), BTreeSet::new(), Thresholds { down_after: 1, up_after: 1 }, 1.25)
     };
     let refused = new(["a=127.0.0.1:1", "b=127.0.0.1:2,gevent=127.0.0.1:1"]);
     let problem = refused.err().map(|error| error.to_string());

@@ -221,7 +221,7 @@ impl Disk {
             futimens(
                 &temporary,
                 &Timestamps {
-                    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
+                    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
                     last_modification: Timespec {
                         tv_sec: file.modified_ns.div_euclid(1_000_000_000),
                         tv_nsec: file.modified_ns.rem_euclid(1_000_000_000),
@@ -353,7 +353,7 @@ mod tests {
                     true
                 })
                 .unwrap();
-                assert_eq!(found, [place.clone()]);
+                assert_eq!(found, std::slice::from_ref(&place));
             }
             disk.remove(&place).unwrap();
             assert_eq!(disk.read(&place).unwrap(), None);

@@ -1,6 +1,6 @@
 //! What happens in a sessions directory, as the kernel tells it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use notify::{
     Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -87,7 +87,7 @@ async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()
 }
 
 /// What an event says of sessions.
-fn read(disk: &Disk, kind: &EventKind, path: &PathBuf) -> Vec<Seen> {
+fn read(disk: &Disk, kind: &EventKind, path: &Path) -> Vec<Seen> {
     if let Some(place) = disk.place(path) {
         return vec![match kind {
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {

@@ -1,0 +1,538 @@
+//! Carries the sessions of one node: publishes what its Odoo writes, and writes what others published.
+//!
+//! Whatever happens (a file written, news from the store, a look at everything) leads to the same step
+//! for one session at a time: compare disk and store, and do what [`decide`] says.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use affinity::{Membership, NodeId, SessionKey, plan::plan, wire::CarriedReport};
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    decide::{Action, Local, decide},
+    disk::{Disk, Place, now_ns, place_of},
+    goner::{Goners, Verdict},
+    seal::Sealer,
+    snapshot::{Digest, Snapshot},
+};
+use crate::{
+    metrics::{CopyOutcome, Metrics},
+    store::{Copy, EndedBy, Publication, Published, Store, StoreError},
+};
+
+/// Sessions that are looked at at once.
+const AT_ONCE: usize = 32;
+/// How many times disk and store may differ anew while a session is looked at.
+const ROUNDS: u32 = 4;
+/// How long a file may name one that is not there: Odoo writes both within milliseconds.
+const TORN: Duration = Duration::from_secs(2);
+const TORN_AGAIN: Duration = Duration::from_millis(10);
+/// How long a file must be gone: Odoo 19 deletes and saves again within one request.
+const GONE: Duration = Duration::from_millis(50);
+/// How long a node that is not the owner keeps what its Odoo wrote: the claim may be on its way.
+const DISPUTED: Duration = Duration::from_secs(1);
+/// How long whoever has but a copy waits for the owner to fill a store that lost its memory.
+const AFTER_OWNER: Duration = Duration::from_secs(5);
+/// How long after a failure a session is looked at again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How many nodes hold a session: its owner and its standby.
+pub(crate) const HOLDERS: usize = 2;
+
+/// What the node's disk agreed with last.
+#[derive(Clone)]
+struct Known {
+    place: Place,
+    version: u64,
+    epoch: u64,
+    digest: Digest,
+    owned: bool,
+    modified_ns: i64,
+}
+
+/// Why a session is looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    place: Option<Place>,
+    /// The store knows something that this node may not.
+    ask: bool,
+    /// The node was asked to have the copy.
+    wanted: bool,
+    /// The standby is to be asked to have it, if it has not.
+    offer: bool,
+    since: Instant,
+    /// Something else was tried first, and this is the time after.
+    waited: bool,
+}
+
+impl Job {
+    fn new(place: Option<Place>, ask: bool) -> Self {
+        Self { place, ask, wanted: false, offer: false, since: Instant::now(), waited: false }
+    }
+
+    /// Both reasons in one.
+    fn and(self, other: Self) -> Self {
+        Self {
+            place: other.place.or(self.place),
+            ask: self.ask || other.ask,
+            wanted: self.wanted || other.wanted,
+            offer: self.offer || other.offer,
+            ..self
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    known: HashMap<SessionKey, Known>,
+    /// The sessions that are looked at, and why they are to be looked at once more.
+    busy: HashMap<SessionKey, Option<Job>>,
+    goners: Goners,
+}
+
+/// The carrier of one node's sessions.
+pub(crate) struct Carrier {
+    pub(super) node: NodeId,
+    pub(super) disk: Disk,
+    sealer: Arc<Sealer>,
+    pub(super) store: Arc<dyn Store>,
+    membership: watch::Receiver<Arc<Membership>>,
+    /// How long Odoo keeps a session that nobody saves.
+    lifetime: Duration,
+    metrics: Arc<Metrics>,
+    slots: Semaphore,
+    state: Mutex<State>,
+    /// How many sessions of how many a look at everything has seen; none before the first.
+    pub(super) progress: watch::Sender<Option<(u64, u64)>>,
+}
+
+impl Carrier {
+    pub(super) fn new(
+        node: NodeId,
+        disk: Disk,
+        sealer: Arc<Sealer>,
+        store: Arc<dyn Store>,
+        membership: watch::Receiver<Arc<Membership>>,
+        lifetime: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            node,
+            disk,
+            sealer,
+            store,
+            membership,
+            lifetime,
+            metrics,
+            slots: Semaphore::new(AT_ONCE),
+            state: Mutex::default(),
+            progress: watch::Sender::default(),
+        }
+    }
+
+    /// How it stands.
+    pub(crate) fn report(&self) -> CarriedReport {
+        let state = self.state();
+        let progress = *self.progress.borrow();
+        let (looked_at, of) = progress.unwrap_or_default();
+        CarriedReport {
+            sessions: state.known.len() as u64,
+            waiting: state.busy.len() as u64,
+            looked_at,
+            of,
+            complete: progress.is_some() && looked_at == of,
+        }
+    }
+
+    /// A file of the session was written.
+    pub(super) fn changed(self: &Arc<Self>, place: Place) {
+        self.look(place.key(), Job::new(Some(place), false), Duration::ZERO);
+    }
+
+    /// A file of the session is gone.
+    pub(super) fn removed(self: &Arc<Self>, place: Place) {
+        self.state().goners.gone(place.key());
+        self.look(place.key(), Job::new(Some(place), false), GONE);
+    }
+
+    /// A look at everything came to this session.
+    pub(super) fn visited(self: &Arc<Self>, key: SessionKey, place: Option<Place>) {
+        self.look(key, Job { offer: true, ..Job::new(place, true) }, Duration::ZERO);
+    }
+
+    /// Another node published the session, or ended it.
+    pub(super) fn published(self: &Arc<Self>, key: SessionKey, by: Option<&NodeId>) {
+        let is_its_own = by == Some(&self.node);
+        let concerns = match by {
+            Some(by) => self.holds(key, by) || self.state().known.contains_key(&key),
+            None => true,
+        };
+        if concerns && !is_its_own {
+            self.look(key, Job::new(None, true), Duration::ZERO);
+        }
+    }
+
+    /// Somebody wants this node to have the session.
+    pub(super) fn wanted(self: &Arc<Self>, key: SessionKey) {
+        self.look(key, Job { wanted: true, ..Job::new(None, true) }, Duration::ZERO);
+    }
+
+    /// The node became the session's owner, or is it no more.
+    pub(super) fn owner_changed(self: &Arc<Self>, key: SessionKey) {
+        if self.state().known.contains_key(&key) {
+            self.look(key, Job::new(None, true), Duration::ZERO);
+        }
+    }
+
+    /// Whether this sidecar has seen the session on the node's disk.
+    pub(super) fn knows(&self, key: SessionKey) -> bool {
+        self.state().known.contains_key(&key)
+    }
+
+    /// Looks at a session after a while; once, however many reasons there are.
+    fn look(self: &Arc<Self>, key: SessionKey, job: Job, after: Duration) {
+        match self.state().busy.entry(key) {
+            std::collections::hash_map::Entry::Occupied(mut again) => {
+                let job = match again.get_mut().take() {
+                    Some(before) => before.and(job),
+                    None => job,
+                };
+                again.insert(Some(job));
+                return;
+            }
+            std::collections::hash_map::Entry::Vacant(place) => place.insert(None),
+        };
+        let carrier = Arc::clone(self);
+        tokio::spawn(async move { carrier.work(key, job, after).await });
+    }
+
+    /// Looks at one session until nothing is left to do.
+    async fn work(&self, key: SessionKey, mut job: Job, mut after: Duration) {
+        loop {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let next = {
+                // The semaphore is never closed.
+                let _slot = self.slots.acquire().await;
+                self.step(key, &mut job).await
+            };
+            let again = match next {
+                Ok(again) => again,
+                // Nothing here will make it readable.
+                Err(problem @ Problem::Sealed) => {
+                    self.metrics.copies(&self.node, CopyOutcome::Failed);
+                    tracing::error!(node = %self.node, session = %key, "is not carried: {problem}");
+                    None
+                }
+                Err(problem) => {
+                    self.metrics.copies(&self.node, CopyOutcome::Failed);
+                    tracing::warn!(node = %self.node, session = %key, "is not carried yet: {problem}");
+                    Some(AGAIN)
+                }
+            };
+            let mut state = self.state();
+            let reason = state.busy.get_mut(&key).and_then(Option::take);
+            match (again, reason) {
+                (None, None) => {
+                    state.busy.remove(&key);
+                    return;
+                }
+                (None, Some(reason)) => (job, after) = (reason, Duration::ZERO),
+                (Some(wait), None) => after = wait,
+                // What happened meanwhile may change everything.
+                (Some(_), Some(reason)) => (job, after) = (job.and(reason), Duration::ZERO),
+            }
+        }
+    }
+
+    /// Compares and acts once; how long to wait before it must be done again.
+    async fn step(&self, key: SessionKey, job: &mut Job) -> Result<Option<Duration>, Problem> {
+        let known = self.state().known.get(&key).cloned();
+        let mut copy = if job.ask { Some(self.store.copy(key).await?) } else { None };
+        if job.place.is_none() {
+            job.place = known.as_ref().map(|known| known.place.clone());
+        }
+        if job.place.is_none()
+            && let Some(Some(copy)) = &copy
+            && copy.version > 0
+        {
+            // The disk may have what was never seen there.
+            job.place = self.opened(key, copy)?.as_ref().and_then(place_of);
+        }
+        for _ in 0..ROUNDS {
+            let snapshot = match job.place.clone() {
+                Some(place) => self.on_disk(move |disk| disk.read(&place)).await?,
+                None => None,
+            };
+            if snapshot.as_ref().is_some_and(Snapshot::is_torn) && job.since.elapsed() < TORN {
+                return Ok(Some(TORN_AGAIN));
+            }
+            let local = snapshot.as_ref().map(|snapshot| Local {
+                digest: snapshot.digest(self.sealer.digest_secret()),
+                anonymous: snapshot.is_anonymous(),
+            });
+            if local.is_some() {
+                self.state().goners.forget(key);
+            }
+            let had = known.as_ref().map_or(0, |known| known.version);
+            let action = match &copy {
+                Some(copy) => {
+                    // Before a restart of this process the node may have had a version too.
+                    let noted = copy.as_ref().and_then(|copy| copy.holders.get(&self.node).copied());
+                    let had = if known.is_some() { had } else { noted.unwrap_or_default() };
+                    let holds =
+                        job.wanted || copy.as_ref().is_some_and(|copy| self.holds(key, &copy.owner.node));
+                    decide(&self.node, local, had, copy.as_ref(), holds)
+                }
+                // The usual case asks nothing first: the node's Odoo saved a session that the node owns.
+                None => match (local, &known) {
+                    (Some(local), Some(known)) if local.digest == known.digest => Action::Nothing,
+                    (Some(_), _) => Action::Publish(had),
+                    (None, None) => Action::Nothing,
+                    (None, Some(_)) => {
+                        copy = Some(self.store.copy(key).await?);
+                        continue;
+                    }
+                },
+            };
+            match (action, copy) {
+                (Action::Publish(_), Some(None)) if !self.may_refill(key, known.as_ref()) && !job.waited => {
+                    job.waited = true;
+                    return Ok(Some(AFTER_OWNER));
+                }
+                (Action::Publish(base), _) => {
+                    let Some(snapshot) = &snapshot else { return Ok(None) };
+                    match self.publish(key, base, known.as_ref(), snapshot).await? {
+                        Published::Stored { epoch, version } => {
+                            if known.is_none() {
+                                self.state().goners.born();
+                            }
+                            self.learn(key, snapshot, version, epoch, true);
+                            return Ok(None);
+                        }
+                        Published::Refused(present) => copy = Some(Some(present)),
+                    }
+                }
+                (Action::Write, Some(Some(present))) => {
+                    let is_new = local.map(|local| local.digest) != known.as_ref().map(|known| known.digest);
+                    if local.is_some() && is_new && !job.waited && present.owner.node != self.node {
+                        (job.waited, job.ask) = (true, true);
+                        return Ok(Some(DISPUTED));
+                    }
+                    self.write(key, &present).await?;
+                    return Ok(None);
+                }
+                (Action::Agree, Some(Some(present))) => {
+                    if let Some(snapshot) = &snapshot {
+                        self.agree(key, snapshot, &present, job.offer).await?;
+                    }
+                    return Ok(None);
+                }
+                (Action::Remove, _) => {
+                    if let Some(place) = job.place.clone() {
+                        self.on_disk(move |disk| disk.remove(&place)).await?;
+                        self.metrics.copies(&self.node, CopyOutcome::Removed);
+                    }
+                    self.state().known.remove(&key);
+                    return Ok(None);
+                }
+                (Action::Vanished, Some(Some(present))) => {
+                    return self.vanished(key, job, known.as_ref(), &present).await;
+                }
+                _ => {
+                    if local.is_none() {
+                        let mut state = self.state();
+                        state.known.remove(&key);
+                        state.goners.forget(key);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        // Others are quicker; the next round is as good as this one.
+        job.ask = true;
+        Ok(Some(TORN_AGAIN))
+    }
+
+    async fn publish(
+        &self,
+        key: SessionKey,
+        base: u64,
+        known: Option<&Known>,
+        snapshot: &Snapshot,
+    ) -> Result<Published, Problem> {
+        let began = Instant::now();
+        let seal = self.sealer.seal(key, snapshot).ok_or(Problem::Seal)?;
+        let new = Publication {
+            node: self.node.clone(),
+            epoch: known.map_or(0, |known| known.epoch),
+            base,
+            digest: snapshot.digest(self.sealer.digest_secret()),
+            anonymous: snapshot.is_anonymous(),
+            seal,
+        };
+        let published = self.store.publish(key, new).await?;
+        let outcome = match published {
+            Published::Stored { .. } => CopyOutcome::Published,
+            Published::Refused(_) => CopyOutcome::Refused,
+        };
+        self.metrics.copies(&self.node, outcome);
+        self.metrics.published_in(began.elapsed());
+        Ok(published)
+    }
+
+    /// Puts the store's copy on the disk.
+    async fn write(&self, key: SessionKey, copy: &Copy) -> Result<(), Problem> {
+        let Some(snapshot) = self.opened(key, copy)? else { return Ok(()) };
+        let written = snapshot.clone();
+        self.on_disk(move |disk| disk.write(&written)).await?;
+        self.metrics.copies(&self.node, CopyOutcome::Written);
+        self.learn(key, &snapshot, copy.version, copy.owner.epoch, copy.owner.node == self.node);
+        Ok(self.store.has_copy(key, &self.node, copy.version).await?)
+    }
+
+    /// Notes that disk and store are alike, and sees to it that the standby's is too.
+    async fn agree(&self, key: SessionKey, here: &Snapshot, copy: &Copy, offer: bool) -> Result<(), Problem> {
+        let owned = copy.owner.node == self.node;
+        self.learn(key, here, copy.version, copy.owner.epoch, owned);
+        if !copy.is_at(&self.node) {
+            self.store.has_copy(key, &self.node, copy.version).await?;
+        }
+        if owned && offer {
+            let membership = self.membership.borrow().clone();
+            for standby in holders(&membership, key, &copy.owner.node).filter(|id| *id != self.node) {
+                if !copy.is_at(&standby) {
+                    self.store.want_copy(key, &standby).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The files were there, and are gone: the session ended, or somebody took them away.
+    async fn vanished(
+        &self,
+        key: SessionKey,
+        job: &mut Job,
+        known: Option<&Known>,
+        copy: &Copy,
+    ) -> Result<Option<Duration>, Problem> {
+        let age = known.map(|known| now_ns().saturating_sub(known.modified_ns));
+        if age.is_some_and(|age| age >= i64::try_from(self.lifetime.as_nanos()).unwrap_or(i64::MAX)) {
+            // Odoo's clean-up of this node; the store forgets it by itself.
+            let mut state = self.state();
+            state.known.remove(&key);
+            state.goners.forget(key);
+            return Ok(None);
+        }
+        let folder_gone = match &job.place {
+            Some(place) => {
+                let place = place.clone();
+                self.on_disk(move |disk| Ok(!disk.has_folder(&place))).await?
+            }
+            None => false,
+        };
+        let verdict = {
+            let mut state = self.state();
+            let sessions = state.known.len();
+            state.goners.verdict(key, folder_gone, sessions)
+        };
+        match verdict {
+            Verdict::Wait(wait) => {
+                job.ask = true;
+                Ok(Some(wait))
+            }
+            Verdict::Ended => {
+                let by = EndedBy::Node(self.node.clone(), copy.version);
+                if self.store.end(key, by).await? {
+                    self.metrics.copies(&self.node, CopyOutcome::Ended);
+                }
+                let mut state = self.state();
+                state.known.remove(&key);
+                state.goners.forget(key);
+                Ok(None)
+            }
+            Verdict::Lost => {
+                tracing::warn!(node = %self.node, session = %key, "was taken from the disk with many others: it is put back");
+                self.write(key, copy).await?;
+                self.state().goners.forget(key);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the node is to publish what a store without a memory should have: the owner comes first.
+    fn may_refill(&self, key: SessionKey, known: Option<&Known>) -> bool {
+        match known {
+            Some(known) => known.owned,
+            // A session that nobody has seen yet began here, unless this process did just now.
+            None => {
+                let membership = self.membership.borrow();
+                let home = plan(&membership, key, None).places.first().copied();
+                home.and_then(|place| membership.nodes().get(place)).is_none_or(|node| node.id == self.node)
+            }
+        }
+    }
+
+    /// Whether the node is one that has the copy of a session with this owner.
+    fn holds(&self, key: SessionKey, owner: &NodeId) -> bool {
+        let membership = self.membership.borrow().clone();
+        holders(&membership, key, owner).any(|id| id == self.node)
+    }
+
+    fn opened(&self, key: SessionKey, copy: &Copy) -> Result<Option<Snapshot>, Problem> {
+        if copy.seal.is_empty() {
+            return Ok(None);
+        }
+        self.sealer.open(key, &copy.seal).map(Some).ok_or(Problem::Sealed)
+    }
+
+    fn learn(&self, key: SessionKey, snapshot: &Snapshot, version: u64, epoch: u64, owned: bool) {
+        let Some(place) = place_of(snapshot) else { return };
+        let digest = snapshot.digest(self.sealer.digest_secret());
+        let known = Known { place, version, epoch, digest, owned, modified_ns: snapshot.modified_ns() };
+        self.state().known.insert(key, known);
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let disk = self.disk.clone();
+        let done = tokio::task::spawn_blocking(move || work(&disk)).await;
+        done.map_err(|error| Problem::Disk(io::Error::other(error)))?.map_err(Problem::Disk)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The nodes that have a session's copy: its owner and its standby, as far as they carry sessions.
+pub(crate) fn holders(
+    membership: &Membership,
+    key: SessionKey,
+    owner: &NodeId,
+) -> impl Iterator<Item = NodeId> {
+    let places = plan(membership, key, Some(owner.seed())).places;
+    let nodes = places.into_iter().take(HOLDERS).filter_map(|place| membership.nodes().get(place));
+    nodes.filter(|node| node.carries).map(|node| node.id.clone())
+}
+
+/// Why a session could not be carried now.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("its files: {0}")]
+    Disk(io::Error),
+    #[error("it cannot be sealed")]
+    Seal,
+    #[error("its copy in the store is sealed with another secret: give all sidecars the same --secret-file")]
+    Sealed,
+}

@@ -1,0 +1,132 @@
+//! What a claim waits for: that the session's files are where they will be needed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use affinity::{
+    Membership, NodeId, NodeState, SessionKey,
+    wire::{Claim, Origin},
+};
+use tokio::time::sleep;
+
+use super::carrier::holders;
+use crate::store::{Copy, Store, StoreError};
+
+/// How long the answer to a login or logout may be held back. Odoo's own takes as long.
+const ENTRY: Duration = Duration::from_millis(300);
+/// How long a request may wait for its file.
+const FAILOVER: Duration = Duration::from_millis(600);
+/// How long between two looks at the store, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LATER_LOOK: Duration = Duration::from_millis(20);
+
+/// Waits, after a login's or logout's claim, until the session's copy is at its standby and the session
+/// that was left has ended. Returns whether that came about in time.
+pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, claim: &Claim) -> bool {
+    let Origin::Entry { left } = claim.origin else { return true };
+    if !carries(membership, &claim.node) {
+        return true;
+    }
+    let at_standby = |copy: &Copy| {
+        copy.ended
+            || (copy.version > 0
+                && holders(membership, claim.key, &copy.owner.node).all(|node| copy.is_at(&node)))
+    };
+    // Only what had files can end.
+    let has_ended = |copy: &Copy| copy.ended || copy.version == 0;
+    let deadline = Instant::now() + ENTRY;
+    let left = left.filter(|left| *left != claim.key);
+    let (came, ended) = tokio::join!(holds(store, claim.key, deadline, false, at_standby), async {
+        match left {
+            Some(left) => holds(store, left, deadline, true, has_ended).await,
+            None => true,
+        }
+    });
+    came && ended
+}
+
+/// What came of bringing a session's files to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Brought {
+    /// They are there.
+    There,
+    /// There are none to bring, or nobody who could.
+    Nothing,
+    /// They are not there in time.
+    Late,
+}
+
+/// Brings a session's files to a node, and waits for them.
+///
+/// # Errors
+/// If the store cannot be asked.
+pub(crate) async fn bring(
+    store: &dyn Store,
+    membership: &Membership,
+    key: SessionKey,
+    node: &NodeId,
+) -> Result<Brought, StoreError> {
+    let Some(copy) = store.copy(key).await?.filter(|copy| copy.version > 0) else {
+        return Ok(Brought::Nothing);
+    };
+    if copy.is_at(node) {
+        return Ok(Brought::There);
+    }
+    if !carries(membership, node) {
+        return Ok(Brought::Nothing);
+    }
+    store.want_copy(key, node).await?;
+    let there = holds(store, key, Instant::now() + FAILOVER, true, |copy| copy.is_at(node)).await;
+    Ok(if there { Brought::There } else { Brought::Late })
+}
+
+/// Whether a node may serve a session in its owner's place: its files are there, or its owner cannot
+/// serve it either.
+///
+/// # Errors
+/// If the store cannot be asked.
+pub(crate) async fn may_take_over(
+    store: &dyn Store,
+    membership: &Membership,
+    claim: &Claim,
+) -> Result<bool, StoreError> {
+    if bring(store, membership, claim.key, &claim.node).await? == Brought::There {
+        return Ok(true);
+    }
+    let owner = store.owner(claim.key).await?;
+    let is_up =
+        |id: &NodeId| membership.nodes().iter().any(|node| node.id == *id && node.state != NodeState::Down);
+    Ok(owner.is_none_or(|owner| owner.node == claim.node || !is_up(&owner.node)))
+}
+
+/// Waits until something holds for a session's copy. `absent`: what is to be thought of a session that
+/// the store does not know.
+async fn holds(
+    store: &dyn Store,
+    key: SessionKey,
+    deadline: Instant,
+    absent: bool,
+    wanted: impl Fn(&Copy) -> bool,
+) -> bool {
+    let mut pause = FIRST_LOOK;
+    loop {
+        match store.copy(key).await {
+            Ok(Some(copy)) if wanted(&copy) => return true,
+            Ok(None) if absent => return true,
+            Ok(_) => {}
+            // A store that is gone is not waited for.
+            Err(_) => return false,
+        }
+        if Instant::now() + pause > deadline {
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LATER_LOOK);
+    }
+}
+
+fn carries(membership: &Membership, id: &NodeId) -> bool {
+    membership.nodes().iter().any(|node| node.id == *id && node.carries)
+}
