@@ -160,6 +160,9 @@ pub struct NodeReport {
     pub since_seconds: u64,
     /// Why it is down, if it is.
     pub problem: Option<String>,
+    /// Whether its sessions are carried to other nodes.
+    #[serde(default)]
+    pub carries: bool,
     /// How it stands with its sessions, if the sidecar that was asked carries them.
     #[serde(default)]
     pub carried: Option<CarriedReport>,

@@ -40,6 +40,8 @@ pub(crate) enum CopyOutcome {
     Refused,
     Written,
     Removed,
+    /// Somebody had taken it from the disk.
+    Restored,
     Ended,
     Failed,
 }

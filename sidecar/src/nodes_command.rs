@@ -81,7 +81,12 @@ fn table(nodes: &[NodeReport]) -> Table {
             Cell::new(state).fg(color),
             right(node.sessions.to_string()),
             right(or_dash(share)),
-            right(or_dash(node.carried.as_ref().map(carried))),
+            right(match &node.carried {
+                Some(report) => carried(report),
+                // By another sidecar, which knows how it stands.
+                None if node.carries => "yes".to_owned(),
+                None => "–".to_owned(),
+            }),
             Cell::new(&node.http),
             Cell::new(or_dash(node.gevent.clone())),
             right(node.weight.to_string()),

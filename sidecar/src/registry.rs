@@ -65,6 +65,8 @@ struct Nodes {
     /// Those that others register.
     remote: Vec<Remote>,
     draining: BTreeSet<NodeId>,
+    /// Those whose sessions another sidecar carries.
+    carried: BTreeSet<NodeId>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
     /// Sessions that began through this sidecar since.
@@ -147,6 +149,8 @@ impl Registry {
         for (node, count) in roster.loads {
             *loads.entry(node).or_default() += count;
         }
+        nodes.carried =
+            roster.nodes.iter().filter(|it| it.node.carries).map(|it| it.node.id.clone()).collect();
         let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
         let mut remote = Vec::new();
         for registered in roster.nodes.into_iter().filter(|it| !is_own(&it.node.id)) {
@@ -196,6 +200,7 @@ impl Registry {
             probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
             since_seconds: entry.since.elapsed().as_secs(),
             problem: entry.problem.clone(),
+            carries: self.carrying.contains(&entry.spec.id) || nodes.carried.contains(&entry.spec.id),
             carried: None,
         });
         let remote = nodes.remote.iter().map(|it| {
@@ -210,6 +215,7 @@ impl Registry {
                 sessions: sessions(&node.id),
                 probe_ms: it.registered.probe_ms,
                 since_seconds: it.since.elapsed().as_secs(),
+                carries: node.carries,
                 carried: None,
                 problem: silent.then(|| format!("its sidecar was last heard of {} s ago", age.as_secs())),
             }
@@ -271,7 +277,7 @@ impl Nodes {
     fn membership(&self, carrying: &BTreeSet<NodeId>) -> Result<Membership, InvalidMembership> {
         let own = self.own.iter().filter_map(|entry| {
             let node = entry.node.as_ref()?;
-            let carries = carrying.contains(&node.id);
+            let carries = carrying.contains(&node.id) || self.carried.contains(&node.id);
             Some(Node { state: self.state(&node.id, entry.state), carries, ..node.clone() })
         });
         let mut list: Vec<Node> = own.collect();

@@ -97,12 +97,14 @@ pub struct Browser {
     server: SocketAddr,
     /// The session id, if it has one.
     pub sid: Option<String>,
+    /// Headers of every request.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Browser {
     /// A browser without a session.
     pub fn new(connections: Connections, server: SocketAddr) -> Self {
-        Self { connections, server, sid: None }
+        Self { connections, server, sid: None, headers: vec![] }
     }
 
     /// The same browser with other connections.
@@ -132,6 +134,9 @@ impl Browser {
         if let Some(sid) = &self.sid {
             request =
                 request.header(header::COOKIE, format!("frontend_lang=en_US; session_id={sid}; tz=UTC"));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -171,6 +176,9 @@ impl Browser {
     pub async fn websocket(&mut self, message: &str) -> Result<String> {
         let mut request = format!("ws://{}/websocket?version=18.0-7", self.server).into_client_request()?;
         request.headers_mut().insert("origin", format!("http://{}", self.server).parse()?);
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(*name, value.parse()?);
+        }
         if let Some(sid) = &self.sid {
             request.headers_mut().insert(header::COOKIE, format!("session_id={sid}").parse()?);
         }

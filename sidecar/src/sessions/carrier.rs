@@ -32,7 +32,7 @@ const ROUNDS: u32 = 4;
 /// How long a file may name one that is not there: Odoo writes both within milliseconds.
 const TORN: Duration = Duration::from_secs(2);
 const TORN_AGAIN: Duration = Duration::from_millis(10);
-/// How long a file must be gone: Odoo 19 deletes and saves again within one request.
+/// How long after a file went it is looked for: Odoo 19 deletes and saves again within one request.
 const GONE: Duration = Duration::from_millis(50);
 /// How long a node that is not the owner keeps what its Odoo wrote: the claim may be on its way.
 const DISPUTED: Duration = Duration::from_secs(1);
@@ -156,7 +156,9 @@ impl Carrier {
     /// A file of the session is gone.
     pub(super) fn removed(self: &Arc<Self>, place: Place) {
         self.state().goners.gone(place.key());
-        self.look(place.key(), Job::new(Some(place), false), GONE);
+        // Nobody but who empties the directory takes the folder too: then every moment counts.
+        let after = if self.disk.has_folder(&place) { GONE } else { Duration::ZERO };
+        self.look(place.key(), Job::new(Some(place), false), after);
     }
 
     /// A look at everything came to this session.
@@ -269,8 +271,18 @@ impl Carrier {
                 Some(place) => self.on_disk(move |disk| disk.read(&place)).await?,
                 None => None,
             };
-            if snapshot.as_ref().is_some_and(Snapshot::is_torn) && job.since.elapsed() < TORN {
-                return Ok(Some(TORN_AGAIN));
+            let torn = snapshot.as_ref().is_some_and(Snapshot::is_torn);
+            let newest = known.as_ref().map(|known| &known.place.sid);
+            // A logout deletes the newest file alone: what is left of a rotated session leads nowhere.
+            let cut_off = torn
+                && newest.is_some_and(|newest| {
+                    snapshot.iter().flat_map(Snapshot::files).all(|file| file.sid != *newest)
+                });
+            let seen = snapshot.clone();
+            let snapshot = snapshot.filter(|_| !cut_off);
+            if torn && !cut_off {
+                // A node that stopped between the two files leaves the copy before them in use.
+                return Ok(Some(TORN_AGAIN).filter(|_| job.since.elapsed() < TORN));
             }
             let local = snapshot.as_ref().map(|snapshot| Local {
                 digest: snapshot.digest(self.sealer.digest_secret()),
@@ -309,9 +321,6 @@ impl Carrier {
                     let Some(snapshot) = &snapshot else { return Ok(None) };
                     match self.publish(key, base, known.as_ref(), snapshot).await? {
                         Published::Stored { epoch, version } => {
-                            if known.is_none() {
-                                self.state().goners.born();
-                            }
                             self.learn(key, snapshot, version, epoch, true);
                             return Ok(None);
                         }
@@ -324,8 +333,10 @@ impl Carrier {
                         (job.waited, job.ask) = (true, true);
                         return Ok(Some(DISPUTED));
                     }
-                    self.write(key, &present).await?;
-                    return Ok(None);
+                    if self.write(key, &present, seen).await? {
+                        return Ok(None);
+                    }
+                    copy = Some(Some(present));
                 }
                 (Action::Agree, Some(Some(present))) => {
                     if let Some(snapshot) = &snapshot {
@@ -342,7 +353,18 @@ impl Carrier {
                     return Ok(None);
                 }
                 (Action::Vanished, Some(Some(present))) => {
-                    return self.vanished(key, job, known.as_ref(), &present).await;
+                    match self.vanished(key, job, known.as_ref(), &present).await? {
+                        Verdict::Wait(wait) => {
+                            job.ask = true;
+                            return Ok(Some(wait));
+                        }
+                        Verdict::Ended => return Ok(None),
+                        Verdict::Lost if self.write(key, &present, seen).await? => {
+                            self.state().goners.forget(key);
+                            return Ok(None);
+                        }
+                        Verdict::Lost => copy = Some(Some(present)),
+                    }
                 }
                 _ => {
                     if local.is_none() {
@@ -386,14 +408,17 @@ impl Carrier {
         Ok(published)
     }
 
-    /// Puts the store's copy on the disk.
-    async fn write(&self, key: SessionKey, copy: &Copy) -> Result<(), Problem> {
-        let Some(snapshot) = self.opened(key, copy)? else { return Ok(()) };
-        let written = snapshot.clone();
-        self.on_disk(move |disk| disk.write(&written)).await?;
+    /// Puts the store's copy on the disk, where `seen` is. Returns whether it was done.
+    async fn write(&self, key: SessionKey, copy: &Copy, seen: Option<Snapshot>) -> Result<bool, Problem> {
+        let Some(snapshot) = self.opened(key, copy)? else { return Ok(true) };
+        let new = snapshot.clone();
+        if !self.on_disk(move |disk| disk.write(&new, seen.as_ref())).await? {
+            return Ok(false);
+        }
         self.metrics.copies(&self.node, CopyOutcome::Written);
         self.learn(key, &snapshot, copy.version, copy.owner.epoch, copy.owner.node == self.node);
-        Ok(self.store.has_copy(key, &self.node, copy.version).await?)
+        self.store.has_copy(key, &self.node, copy.version).await?;
+        Ok(true)
     }
 
     /// Notes that disk and store are alike, and sees to it that the standby's is too.
@@ -418,17 +443,17 @@ impl Carrier {
     async fn vanished(
         &self,
         key: SessionKey,
-        job: &mut Job,
+        job: &Job,
         known: Option<&Known>,
         copy: &Copy,
-    ) -> Result<Option<Duration>, Problem> {
+    ) -> Result<Verdict, Problem> {
         let age = known.map(|known| now_ns().saturating_sub(known.modified_ns));
         if age.is_some_and(|age| age >= i64::try_from(self.lifetime.as_nanos()).unwrap_or(i64::MAX)) {
             // Odoo's clean-up of this node; the store forgets it by itself.
             let mut state = self.state();
             state.known.remove(&key);
             state.goners.forget(key);
-            return Ok(None);
+            return Ok(Verdict::Ended);
         }
         let folder_gone = match &job.place {
             Some(place) => {
@@ -443,27 +468,20 @@ impl Carrier {
             state.goners.verdict(key, folder_gone, sessions)
         };
         match verdict {
-            Verdict::Wait(wait) => {
-                job.ask = true;
-                Ok(Some(wait))
-            }
+            Verdict::Wait(_) => {}
+            Verdict::Lost => self.metrics.copies(&self.node, CopyOutcome::Restored),
             Verdict::Ended => {
                 let by = EndedBy::Node(self.node.clone(), copy.version);
                 if self.store.end(key, by).await? {
+                    tracing::debug!(node = %self.node, session = %key, "has ended: its files are gone");
                     self.metrics.copies(&self.node, CopyOutcome::Ended);
                 }
                 let mut state = self.state();
                 state.known.remove(&key);
                 state.goners.forget(key);
-                Ok(None)
-            }
-            Verdict::Lost => {
-                tracing::warn!(node = %self.node, session = %key, "was taken from the disk with many others: it is put back");
-                self.write(key, copy).await?;
-                self.state().goners.forget(key);
-                Ok(None)
             }
         }
+        Ok(verdict)
     }
 
     /// Whether the node is to publish what a store without a memory should have: the owner comes first.

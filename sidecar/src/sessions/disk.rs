@@ -94,13 +94,16 @@ impl Disk {
     }
 
     /// Makes a session's files what a snapshot says: writes what differs and removes what is not in it.
+    /// Only if they are still as they were `seen`: Odoo may have been quicker. Returns whether it was done.
     ///
     /// # Errors
     /// If a file cannot be written; those before it are.
-    pub(crate) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let Some(first) = snapshot.files().first() else { return Ok(()) };
-        let place = Place { layout: snapshot.layout, sid: first.sid.clone() };
+    pub(crate) fn write(&self, snapshot: &Snapshot, seen: Option<&Snapshot>) -> io::Result<bool> {
+        let Some(place) = place_of(snapshot) else { return Ok(true) };
         let present = self.read(&place)?;
+        if present.as_ref() != seen {
+            return Ok(false);
+        }
         let present = present.iter().flat_map(Snapshot::files).collect::<Vec<_>>();
         for file in snapshot.files() {
             if !present.iter().any(|there| there.sid == file.sid && there.content == file.content) {
@@ -112,7 +115,7 @@ impl Disk {
                 self.remove_file(snapshot.layout, &there.sid)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Removes a session's files.
@@ -341,7 +344,7 @@ mod tests {
             let snapshot = Snapshot::new(layout, vec![file("1", "one")]).unwrap();
             let place = place_of(&snapshot).unwrap();
             assert_eq!(disk.read(&place).unwrap(), None);
-            disk.write(&snapshot).unwrap();
+            assert!(disk.write(&snapshot, None).unwrap());
             if layout == Layout::Folders {
                 assert_eq!(disk.read(&place).unwrap(), Some(snapshot.clone()));
                 let path = folder.path().join("aa").join(place.sid.as_str());
@@ -364,11 +367,12 @@ mod tests {
     fn a_snapshot_replaces_the_files_of_its_session_and_no_others() {
         let (folder, disk) = disk();
         let both = Snapshot::new(Layout::Folders, vec![file("1", "one"), file("2", "two")]).unwrap();
-        disk.write(&both).unwrap();
+        assert!(disk.write(&both, None).unwrap());
         let other = folder.path().join("aa/other");
         fs::write(&other, "not Mooring's").unwrap();
         let second = Snapshot::new(Layout::Folders, vec![file("2", "new")]).unwrap();
-        disk.write(&second).unwrap();
+        assert!(!disk.write(&second, None).unwrap(), "something else is there");
+        assert!(disk.write(&second, Some(&both)).unwrap());
         assert_eq!(disk.read(&place_of(&both).unwrap()).unwrap(), Some(second));
         assert!(other.exists());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
@@ -392,7 +396,7 @@ mod tests {
         assert!(disk.read(&outside).is_err(), "a folder that is a link is refused");
         // One that Odoo could not use either is replaced by the session's own.
         let good = Snapshot::new(Layout::Folders, vec![file("link", "good")]).unwrap();
-        disk.write(&good).unwrap();
+        assert!(disk.write(&good, None).unwrap());
         assert_eq!(disk.read(&place).unwrap(), Some(good));
         assert_eq!(fs::read_to_string(secret.path()).unwrap(), "secret");
     }

@@ -12,7 +12,7 @@ use affinity::{
 use tokio::time::sleep;
 
 use super::carrier::holders;
-use crate::store::{Copy, Store, StoreError};
+use crate::store::{Copy, EndedBy, Store, StoreError};
 
 /// How long the answer to a login or logout may be held back. Odoo's own takes as long.
 const ENTRY: Duration = Duration::from_millis(300);
@@ -22,29 +22,29 @@ const FAILOVER: Duration = Duration::from_millis(600);
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LATER_LOOK: Duration = Duration::from_millis(20);
 
-/// Waits, after a login's or logout's claim, until the session's copy is at its standby and the session
-/// that was left has ended. Returns whether that came about in time.
+/// After a login's or logout's claim: ends the session that was left, and waits until the new one's copy
+/// is at its standby. Returns whether that came about in time.
 pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, claim: &Claim) -> bool {
     let Origin::Entry { left } = claim.origin else { return true };
     if !carries(membership, &claim.node) {
         return true;
     }
+    let ended = async {
+        match left.filter(|left| *left != claim.key) {
+            // The browser was given another session: whatever files this one has are of no use to anybody
+            // but a thief. Its node may have none of them just now, and bring them back.
+            Some(left) => store.end(left, EndedBy::User).await.is_ok(),
+            None => true,
+        }
+    };
     let at_standby = |copy: &Copy| {
         copy.ended
             || (copy.version > 0
                 && holders(membership, claim.key, &copy.owner.node).all(|node| copy.is_at(&node)))
     };
-    // Only what had files can end.
-    let has_ended = |copy: &Copy| copy.ended || copy.version == 0;
-    let deadline = Instant::now() + ENTRY;
-    let left = left.filter(|left| *left != claim.key);
-    let (came, ended) = tokio::join!(holds(store, claim.key, deadline, false, at_standby), async {
-        match left {
-            Some(left) => holds(store, left, deadline, true, has_ended).await,
-            None => true,
-        }
-    });
-    came && ended
+    let came = holds(store, claim.key, Instant::now() + ENTRY, false, at_standby);
+    let (ended, came) = tokio::join!(ended, came);
+    ended && came
 }
 
 /// What came of bringing a session's files to a node.

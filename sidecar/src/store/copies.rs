@@ -97,8 +97,8 @@ pub(super) fn publish(present: Option<Copy>, new: Publication) -> Result<Copy, C
 pub(crate) enum EndedBy {
     /// A node that had this version and has no more.
     Node(NodeId, u64),
-    /// Somebody who may.
-    Operator,
+    /// Whose session it is, or somebody who may end it for them.
+    User,
 }
 
 /// Applies an end to what is there; nothing if it may not.
@@ -107,7 +107,7 @@ pub(super) fn end(copy: &Copy, by: &EndedBy) -> Option<Copy> {
         // The owner knows best. Another node's Odoo may end what it has (a revoked device), unless that
         // was not the session as it is.
         EndedBy::Node(node, version) => copy.owner.node == *node || copy.version == *version,
-        EndedBy::Operator => true,
+        EndedBy::User => true,
     };
     (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner.clone()) })
 }

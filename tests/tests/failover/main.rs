@@ -1,5 +1,9 @@
 //! A node dies, and nobody is logged out: sessions are carried.
 
+mod crowd;
+mod scenarios;
+mod town;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};

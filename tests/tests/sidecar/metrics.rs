@@ -27,7 +27,7 @@ impl Scrape {
             } else if let Some(typed) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = typed.split_once(' ').context("no type")?;
                 ensure!(help == Some(name), "{line}: no HELP before it");
-                ensure!(["counter", "gauge"].contains(&kind), "{line}");
+                ensure!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                 family = Some((name, kind));
             } else if let Some(unit) = line.strip_prefix("# UNIT ") {
                 let (name, unit) = unit.split_once(' ').context("no unit")?;
@@ -35,9 +35,14 @@ impl Scrape {
             } else {
                 let (sample, value) = line.rsplit_once(' ').with_context(|| line.to_owned())?;
                 let (family, kind) = family.with_context(|| format!("{line}: no TYPE before it"))?;
-                let suffix = if kind == "counter" { "_total" } else { "" };
+                let suffixes: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_bucket", "_count", "_sum"],
+                    _ => &[""],
+                };
                 let name = sample.split('{').next().unwrap_or_default();
-                ensure!(name == format!("{family}{suffix}"), "{line} is not of {family}");
+                let is_of_family = |suffix: &&str| name == format!("{family}{suffix}");
+                ensure!(suffixes.iter().any(is_of_family), "{line} is not of {family}");
                 let before = samples.insert(sample.to_owned(), value.parse()?);
                 ensure!(before.is_none(), "{line} is there twice");
             }

@@ -338,7 +338,7 @@ impl Store for Redis {
     async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError> {
         let (node, version) = match &by {
             EndedBy::Node(node, version) => (node.as_str(), *version),
-            EndedBy::Operator => ("", 0),
+            EndedBy::User => ("", 0),
         };
         let mut script = self.copy_script(&END, key);
         script.arg(node).arg(version).arg(key.to_string()).arg(self.lifetimes.durable.as_millis() as u64);

@@ -96,7 +96,7 @@ pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
     one.publish(key("t"), publication("a", 0, "first")).await.unwrap();
     assert!(other.end(key("t"), by("a", 0)).await.unwrap(), "the owner may, before it knows its version");
     one.publish(key("u"), publication("a", 0, "first")).await.unwrap();
-    assert!(other.end(key("u"), EndedBy::Operator).await.unwrap());
+    assert!(other.end(key("u"), EndedBy::User).await.unwrap());
 }
 
 pub(super) async fn a_copy_of_somebody_outlives_one_of_nobody(opened: Opened) {
@@ -136,8 +136,8 @@ pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
     store.publish(key("s"), publication("b", 0, "refused")).await.unwrap();
     store.want_copy(key("s"), &node("b")).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("s"), News::Wanted(node("b"))));
-    store.end(key("s"), EndedBy::Operator).await.unwrap();
-    store.end(key("s"), EndedBy::Operator).await.unwrap();
+    store.end(key("s"), EndedBy::User).await.unwrap();
+    store.end(key("s"), EndedBy::User).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("s"), News::Ended));
     store.publish(key("t"), publication("a", 0, "x")).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("t"), News::Published(node("a"))));
