@@ -14,7 +14,7 @@ use affinity::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cache::OwnerCache,
+    cache::{Known, OwnerCache},
     metrics::{ClaimResult, LookupResult, Metrics},
     store::{Event, Lifetimes, Store, StoreError},
 };
@@ -145,7 +145,7 @@ impl Directory {
             (Err(_), None) => LookupResult::Failed,
         });
         match (found, known) {
-            (Ok(Some(owner)), _) => Ok(Some(self.learn(key, owner, asked_at))),
+            (Ok(Some(owner)), known) => Ok(Some(self.learn(key, owner, known.as_ref(), asked_at))),
             (Ok(None), _) => {
                 self.cache.forget(key);
                 Ok(None)
@@ -156,9 +156,15 @@ impl Directory {
         }
     }
 
-    /// Takes in what the store answered to a question asked at `asked_at`: a change that was told since
-    /// may be newer, and if some may have been missed nothing is believed.
-    fn learn(&self, key: SessionKey, owner: Owner, asked_at: Cursor) -> (Owner, Duration) {
+    /// Takes in what the store answered to a question asked at `asked_at`, when `before` was known: a change
+    /// that was told since may be newer, and if some may have been missed nothing is believed.
+    fn learn(
+        &self,
+        key: SessionKey,
+        owner: Owner,
+        before: Option<&Known>,
+        asked_at: Cursor,
+    ) -> (Owner, Duration) {
         let log = self.log();
         let Some(changes) = log.since(asked_at) else { return (owner, Duration::ZERO) };
         let told = changes.into_iter().rev().find(|change| change.key == key).and_then(|change| change.owner);
@@ -167,7 +173,7 @@ impl Directory {
             Some(newer) => (newer, Duration::ZERO),
             None => (owner, self.lifetimes.prolong_after()),
         };
-        self.cache.learn(key, &owner, fresh_for);
+        self.cache.learn(key, &owner, before, fresh_for);
         (owner, fresh_for)
     }
 
@@ -176,12 +182,12 @@ impl Directory {
     /// # Errors
     /// If the store cannot say what became of the claim.
     pub(crate) async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
-        let key = claim.key;
+        let (key, before) = (claim.key, self.cache.get(claim.key));
         let reply = self.store.claim(claim).await;
         if let Ok(reply) = &reply {
             // It counts from now on, and whoever comes back with it is asked after in the store: that
             // makes a provisional record durable.
-            self.cache.learn(key, &reply.owner, Duration::ZERO);
+            self.cache.learn(key, &reply.owner, before.as_ref(), Duration::ZERO);
         }
         self.metrics.claim(match &reply {
             Ok(reply) if reply.granted => ClaimResult::Granted,
@@ -250,17 +256,17 @@ mod tests {
         // Asked, then changed, then answered.
         let asked_at = directory.log().cursor();
         directory.log().add(Change { key, owner: Some(owner("b", 2)) });
-        let learnt = directory.learn(key, owner("a", 1), asked_at);
+        let learnt = directory.learn(key, owner("a", 1), None, asked_at);
         assert_eq!(learnt, (owner("b", 2), Duration::ZERO));
         assert_eq!(directory.cache.get(key).map(|known| known.fresh_for), Some(None));
         // Asked after the change.
         let asked_at = directory.log().cursor();
         let hour = Duration::from_secs(3_600);
-        assert_eq!(directory.learn(key, owner("b", 2), asked_at), (owner("b", 2), hour));
+        assert_eq!(directory.learn(key, owner("b", 2), None, asked_at), (owner("b", 2), hour));
         // Asked before changes may have been missed.
         *directory.log() = Log::new();
         let other = change(2).key;
-        assert_eq!(directory.learn(other, owner("a", 1), asked_at), (owner("a", 1), Duration::ZERO));
+        assert_eq!(directory.learn(other, owner("a", 1), None, asked_at), (owner("a", 1), Duration::ZERO));
         assert_eq!(directory.cache.get(other), None);
     }
 
