@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod envoy;
+pub mod fake_node;
 pub mod odoo;
 pub mod person;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 #[tokio::test]
 async fn sessions_are_looked_up_and_claimed() -> Result<()> {
