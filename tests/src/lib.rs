@@ -7,6 +7,7 @@ pub mod fake_node;
 pub mod odoo;
 pub mod person;
 pub mod process;
+pub mod redis_servers;
 pub mod stack;
 pub mod tools;
 

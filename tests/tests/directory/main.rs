@@ -21,7 +21,7 @@ use harness::{
     browser::{self, Browser, tally},
     envoy::{Bootstrap, Endpoint, Envoy},
     person::Person,
-    process::{Process, free_port},
+    process::{Process, free_port, wait_until},
     program,
     stack::{Options, Stack, start_redis},
     tools,
@@ -96,15 +96,6 @@ async fn start_sidecar_at(
     let mut process = Process::start("a sidecar", command, &log)?;
     process.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
     Ok(process)
-}
-
-async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<Duration> {
-    let started = Instant::now();
-    while !holds().await {
-        ensure!(started.elapsed() < Duration::from_secs(20), "it does not come about that {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(started.elapsed())
 }
 
 /// The nodes as the filters of a sidecar are told: name, address and state.
