@@ -37,6 +37,8 @@ pub(crate) struct Known {
     pub(crate) owner: Owner,
     /// For how long it may be believed; none: the store must be asked first.
     pub(crate) fresh_for: Option<Duration>,
+    /// Whether changes may have been missed since it was learnt.
+    pub(crate) is_in_doubt: bool,
 }
 
 pub(crate) struct OwnerCache {
@@ -71,10 +73,11 @@ impl OwnerCache {
         let node =
             self.nodes.read().unwrap_or_else(PoisonError::into_inner).get(entry.node as usize)?.clone();
         let left = entry.fresh_until.saturating_sub(self.now());
-        let is_fresh = left > 0 && entry.era == self.era();
+        let is_in_doubt = entry.era != self.era();
         Some(Known {
             owner: Owner { node, epoch: entry.epoch },
-            fresh_for: is_fresh.then(|| Duration::from_secs(left.into())),
+            fresh_for: (left > 0 && !is_in_doubt).then(|| Duration::from_secs(left.into())),
+            is_in_doubt,
         })
     }
 
@@ -176,7 +179,10 @@ mod tests {
         cache.learn(key(1), &owner("a", 3), None, LONG);
         assert_eq!(cache.get(key(1)).unwrap().fresh_for, Some(LONG));
         cache.begin_era();
-        assert_eq!(cache.get(key(1)), Some(Known { owner: owner("a", 3), fresh_for: None }));
+        assert_eq!(
+            cache.get(key(1)),
+            Some(Known { owner: owner("a", 3), fresh_for: None, is_in_doubt: true })
+        );
         cache.learn(key(1), &owner("b", 1), None, LONG);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1), "epochs may have begun anew");
     }
@@ -189,7 +195,10 @@ mod tests {
         cache.learn(key(1), &owner("a", 1), None, LONG);
         cache.change(key(1), &owner("b", 2));
         cache.learn(key(1), &owner("a", 1), None, LONG);
-        assert_eq!(cache.get(key(1)), Some(Known { owner: owner("b", 2), fresh_for: None }));
+        assert_eq!(
+            cache.get(key(1)),
+            Some(Known { owner: owner("b", 2), fresh_for: None, is_in_doubt: false })
+        );
     }
 
     #[test]

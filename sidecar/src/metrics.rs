@@ -17,6 +17,8 @@ pub(crate) enum LookupResult {
     Unowned,
     /// From the cache, because the store could not be reached.
     Stale,
+    /// From the cache, because the store had lost it.
+    Restored,
     Failed,
 }
 
