@@ -97,6 +97,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
         token,
+        most_requests: options.most_requests,
         shutdown: shutdown.clone(),
     });
 
