@@ -208,8 +208,10 @@ async fn nodes_join_move_and_are_drained_while_people_work() -> Result<()> {
 
     stack.start_node(2).await?;
     let third = stack.nodes[2].endpoint;
+    let joining = Instant::now();
     beside.push(start_sidecar(folder.path(), &store, &advertised("odoo-3", third)).await?);
-    let joined = wait_until("the third node joins", async || actives(3).await).await?;
+    wait_until("the third node joins", async || actives(3).await).await?;
+    let joined = joining.elapsed();
     // Everybody asks again meanwhile.
     tokio::time::sleep(pause + Duration::from_secs(2)).await;
 
