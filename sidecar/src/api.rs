@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     directory::Directory,
+    limit::{Limit, within},
     metrics::Metrics,
     registry::Registry,
     sessions::{self, Brought, Carriers},
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) carriers: Carriers,
     /// What whoever asks must show, if anything.
     pub(crate) token: Option<Token>,
+    /// How many requests are worked on at once, and how many wait for changes.
+    pub(crate) most_requests: u32,
     /// Cancelled when the process is to end.
     pub(crate) shutdown: CancellationToken,
 }
@@ -68,17 +71,26 @@ impl Shared {
 
 /// Every route.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    let guarded = Router::new()
+    let limit = || {
+        let limit = Limit::new(shared.most_requests, &shared.metrics.requests_refused);
+        middleware::from_fn_with_state(limit, within)
+    };
+    // Those who wait for changes take nobody's place who asks.
+    let waiting = Router::new().route("/v1/watch", get(watch)).layer(limit());
+    let asking = Router::new()
         .route("/v1/owners/{key}", get(owner))
         .route("/v1/claims", post(claim))
-        .route("/v1/watch", get(watch))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{id}/drain", post(drain))
         .route("/v1/nodes/{id}/undrain", post(undrain))
         .route("/v1/nodes/{id}/sessions", get(sessions))
         .route("/v1/nodes/{id}/move", post(move_sessions))
         .route("/v1/explanations/{key}", get(explain))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
+        .layer(limit());
+    let mut guarded = waiting.merge(asking);
+    if shared.token.is_some() {
+        guarded = guarded.layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
+    }
     guarded
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))

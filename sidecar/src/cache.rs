@@ -37,6 +37,8 @@ pub(crate) struct Known {
     pub(crate) owner: Owner,
     /// For how long it may be believed; none: the store must be asked first.
     pub(crate) fresh_for: Option<Duration>,
+    /// Whether changes may have been missed since it was learnt.
+    pub(crate) is_in_doubt: bool,
 }
 
 pub(crate) struct OwnerCache {
@@ -71,17 +73,25 @@ impl OwnerCache {
         let node =
             self.nodes.read().unwrap_or_else(PoisonError::into_inner).get(entry.node as usize)?.clone();
         let left = entry.fresh_until.saturating_sub(self.now());
-        let is_fresh = left > 0 && entry.era == self.era();
+        let is_in_doubt = entry.era != self.era();
         Some(Known {
             owner: Owner { node, epoch: entry.epoch },
-            fresh_for: is_fresh.then(|| Duration::from_secs(left.into())),
+            fresh_for: (left > 0 && !is_in_doubt).then(|| Duration::from_secs(left.into())),
+            is_in_doubt,
         })
     }
 
-    /// Takes in what the store said in this era, unless a later epoch was heard of in it.
-    pub(crate) fn learn(&self, key: SessionKey, owner: &Owner, fresh_for: Duration) {
+    /// Takes in what the store said in this era, unless a later epoch was heard of in it since it was
+    /// asked, when `before` was known. What was known already may be of a record that expired: a new one
+    /// begins with epoch 1 again.
+    pub(crate) fn learn(&self, key: SessionKey, owner: &Owner, before: Option<&Known>, fresh_for: Duration) {
         let era = self.era();
-        if self.entries.peek(&key).is_some_and(|known| known.era == era && known.epoch > owner.epoch) {
+        let is_newer = |known: &Entry| {
+            known.era == era
+                && known.epoch > owner.epoch
+                && before.is_none_or(|before| before.owner.epoch != known.epoch)
+        };
+        if self.entries.peek(&key).is_some_and(|known| is_newer(&known)) {
             return;
         }
         let (now, seconds) = (self.now(), |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
@@ -99,7 +109,7 @@ impl OwnerCache {
     pub(crate) fn change(&self, key: SessionKey, owner: &Owner) {
         if self.entries.peek(&key).is_some() {
             // The next look-up asks: the change does not say how long the record lives.
-            self.learn(key, owner, Duration::ZERO);
+            self.learn(key, owner, None, Duration::ZERO);
         }
     }
 
@@ -166,11 +176,14 @@ mod tests {
     #[test]
     fn a_new_era_has_everything_asked_for_again_but_forgets_nothing() {
         let cache = OwnerCache::new(100);
-        cache.learn(key(1), &owner("a", 3), LONG);
+        cache.learn(key(1), &owner("a", 3), None, LONG);
         assert_eq!(cache.get(key(1)).unwrap().fresh_for, Some(LONG));
         cache.begin_era();
-        assert_eq!(cache.get(key(1)), Some(Known { owner: owner("a", 3), fresh_for: None }));
-        cache.learn(key(1), &owner("b", 1), LONG);
+        assert_eq!(
+            cache.get(key(1)),
+            Some(Known { owner: owner("a", 3), fresh_for: None, is_in_doubt: true })
+        );
+        cache.learn(key(1), &owner("b", 1), None, LONG);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1), "epochs may have begun anew");
     }
 
@@ -179,21 +192,38 @@ mod tests {
         let cache = OwnerCache::new(100);
         cache.change(key(1), &owner("b", 2));
         assert_eq!(cache.get(key(1)), None, "nobody here has asked for it");
-        cache.learn(key(1), &owner("a", 1), LONG);
+        cache.learn(key(1), &owner("a", 1), None, LONG);
         cache.change(key(1), &owner("b", 2));
-        cache.learn(key(1), &owner("a", 1), LONG);
-        assert_eq!(cache.get(key(1)), Some(Known { owner: owner("b", 2), fresh_for: None }));
+        cache.learn(key(1), &owner("a", 1), None, LONG);
+        assert_eq!(
+            cache.get(key(1)),
+            Some(Known { owner: owner("b", 2), fresh_for: None, is_in_doubt: false })
+        );
+    }
+
+    #[test]
+    fn a_record_that_expired_and_began_anew_is_believed() {
+        let cache = OwnerCache::new(100);
+        cache.learn(key(1), &owner("a", 3), None, Duration::ZERO);
+        let before = cache.get(key(1));
+        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG);
+        assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1));
+        // Unless a change came between the question and its answer.
+        let before = cache.get(key(1));
+        cache.change(key(1), &owner("c", 2));
+        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG);
+        assert_eq!(cache.get(key(1)).unwrap().owner, owner("c", 2));
     }
 
     #[test]
     fn it_is_bounded_and_counts_who_is_busy() {
         let cache = OwnerCache::new(1_000);
         for number in 0..50 {
-            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), LONG);
+            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), None, LONG);
         }
         let loads = cache.loads();
         assert_eq!((loads[&owner("a", 1).node], loads[&owner("b", 1).node]), (40, 10));
-        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), LONG));
+        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), None, LONG));
         assert!(cache.len() <= 1_000, "{}", cache.len());
     }
 }

@@ -130,6 +130,11 @@ pub(crate) struct Serve {
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub(crate) claim_lifetime_seconds: u64,
 
+    /// How many requests are worked on at once, and how many may wait for changes; more are refused
+    #[arg(long, env = "MOORING_MOST_REQUESTS", value_name = "REQUESTS", default_value_t = 4_096,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) most_requests: u32,
+
     #[command(flatten)]
     pub(crate) probe: Probe,
 

@@ -9,12 +9,12 @@ use std::{
 
 use affinity::{
     NodeId, SessionKey,
-    wire::{Change, Claim, ClaimReply, Cursor, Owner},
+    wire::{Change, Claim, ClaimReply, Cursor, Origin, Owner},
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cache::OwnerCache,
+    cache::{Known, OwnerCache},
     metrics::{ClaimResult, LookupResult, Metrics},
     store::{Event, Lifetimes, Store, StoreError},
 };
@@ -140,25 +140,39 @@ impl Directory {
         let found = self.store.owner(key).await;
         self.metrics.lookup(match (&found, &known) {
             (Ok(Some(_)), _) => LookupResult::Owned,
+            (Ok(None), Some(known)) if known.is_in_doubt => LookupResult::Restored,
             (Ok(None), _) => LookupResult::Unowned,
             (Err(_), Some(_)) => LookupResult::Stale,
             (Err(_), None) => LookupResult::Failed,
         });
         match (found, known) {
-            (Ok(Some(owner)), _) => Ok(Some(self.learn(key, owner, asked_at))),
+            (Ok(Some(owner)), known) => Ok(Some(self.learn(key, owner, known.as_ref(), asked_at))),
+            // A store that came back without it has lost it: it is put back, unless somebody else was
+            // faster. Where a session was is a better guess than its home.
+            (Ok(None), Some(known)) if known.is_in_doubt => {
+                let reply = self
+                    .claim(Claim { key, node: known.owner.node, expect: 0, origin: Origin::Visit })
+                    .await?;
+                Ok(Some((reply.owner, Duration::ZERO)))
+            }
             (Ok(None), _) => {
                 self.cache.forget(key);
                 Ok(None)
             }
-            // Where it was is a better guess than its home.
             (Err(_), Some(known)) => Ok(Some((known.owner, STALE))),
             (Err(error), None) => Err(error),
         }
     }
 
-    /// Takes in what the store answered to a question asked at `asked_at`: a change that was told since
-    /// may be newer, and if some may have been missed nothing is believed.
-    fn learn(&self, key: SessionKey, owner: Owner, asked_at: Cursor) -> (Owner, Duration) {
+    /// Takes in what the store answered to a question asked at `asked_at`, when `before` was known: a change
+    /// that was told since may be newer, and if some may have been missed nothing is believed.
+    fn learn(
+        &self,
+        key: SessionKey,
+        owner: Owner,
+        before: Option<&Known>,
+        asked_at: Cursor,
+    ) -> (Owner, Duration) {
         let log = self.log();
         let Some(changes) = log.since(asked_at) else { return (owner, Duration::ZERO) };
         let told = changes.into_iter().rev().find(|change| change.key == key).and_then(|change| change.owner);
@@ -167,7 +181,7 @@ impl Directory {
             Some(newer) => (newer, Duration::ZERO),
             None => (owner, self.lifetimes.prolong_after()),
         };
-        self.cache.learn(key, &owner, fresh_for);
+        self.cache.learn(key, &owner, before, fresh_for);
         (owner, fresh_for)
     }
 
@@ -176,12 +190,12 @@ impl Directory {
     /// # Errors
     /// If the store cannot say what became of the claim.
     pub(crate) async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
-        let key = claim.key;
+        let (key, before) = (claim.key, self.cache.get(claim.key));
         let reply = self.store.claim(claim).await;
         if let Ok(reply) = &reply {
             // It counts from now on, and whoever comes back with it is asked after in the store: that
             // makes a provisional record durable.
-            self.cache.learn(key, &reply.owner, Duration::ZERO);
+            self.cache.learn(key, &reply.owner, before.as_ref(), Duration::ZERO);
         }
         self.metrics.claim(match &reply {
             Ok(reply) if reply.granted => ClaimResult::Granted,
@@ -241,32 +255,58 @@ mod tests {
         Change { key: SessionKey::of_session_id(&number.to_be_bytes()), owner: None }
     }
 
-    #[test]
-    fn an_answer_that_a_change_overtook_is_not_believed() {
+    fn owner(node: &str, epoch: u64) -> Owner {
+        Owner { node: NodeId::new(node).unwrap(), epoch }
+    }
+
+    /// A directory over an empty store, within a runtime.
+    fn with_directory(test: impl AsyncFnOnce(Directory)) {
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _inside = runtime.enter();
         let long = Duration::from_secs(36_000);
         let lifetimes = Lifetimes { provisional: long, durable: long };
-        let store = crate::store::Embedded::open(folder.path(), lifetimes).unwrap();
-        let directory = Directory::new(Arc::new(store), lifetimes, 100, Arc::new(Metrics::new()));
-        let owner = |node: &str, epoch| Owner { node: NodeId::new(node).unwrap(), epoch };
-        let key = change(1).key;
-        // Asked, then changed, then answered.
-        let asked_at = directory.log().cursor();
-        directory.log().add(Change { key, owner: Some(owner("b", 2)) });
-        let learnt = directory.learn(key, owner("a", 1), asked_at);
-        assert_eq!(learnt, (owner("b", 2), Duration::ZERO));
-        assert_eq!(directory.cache.get(key).map(|known| known.fresh_for), Some(None));
-        // Asked after the change.
-        let asked_at = directory.log().cursor();
-        let hour = Duration::from_secs(3_600);
-        assert_eq!(directory.learn(key, owner("b", 2), asked_at), (owner("b", 2), hour));
-        // Asked before changes may have been missed.
-        *directory.log() = Log::new();
-        let other = change(2).key;
-        assert_eq!(directory.learn(other, owner("a", 1), asked_at), (owner("a", 1), Duration::ZERO));
-        assert_eq!(directory.cache.get(other), None);
+        runtime.block_on(async {
+            let store = Arc::new(crate::store::Embedded::open(folder.path(), lifetimes).unwrap());
+            test(Directory::new(store, lifetimes, 100, Arc::new(Metrics::new()))).await;
+        });
+    }
+
+    #[test]
+    fn what_a_store_lost_is_put_back_and_what_it_forgot_is_not() {
+        with_directory(async |directory| {
+            let key = change(1).key;
+            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO);
+            assert_eq!(directory.owner(key).await.unwrap(), None, "its record expired");
+            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO);
+            directory.cache.begin_era();
+            let restored = Some((owner("a", 1), Duration::ZERO));
+            assert_eq!(directory.owner(key).await.unwrap(), restored);
+            let (found, fresh_for) = directory.owner(key).await.unwrap().unwrap();
+            assert_eq!((found, fresh_for.is_zero()), (owner("a", 1), false), "it is in the store");
+        });
+    }
+
+    #[test]
+    fn an_answer_that_a_change_overtook_is_not_believed() {
+        with_directory(async |directory| {
+            let key = change(1).key;
+            // Asked, then changed, then answered.
+            let asked_at = directory.log().cursor();
+            directory.log().add(Change { key, owner: Some(owner("b", 2)) });
+            let learnt = directory.learn(key, owner("a", 1), None, asked_at);
+            assert_eq!(learnt, (owner("b", 2), Duration::ZERO));
+            assert_eq!(directory.cache.get(key).map(|known| known.fresh_for), Some(None));
+            // Asked after the change.
+            let asked_at = directory.log().cursor();
+            let hour = Duration::from_secs(3_600);
+            assert_eq!(directory.learn(key, owner("b", 2), None, asked_at), (owner("b", 2), hour));
+            // Asked before changes may have been missed.
+            *directory.log() = Log::new();
+            let other = change(2).key;
+            let learnt = directory.learn(other, owner("a", 1), None, asked_at);
+            assert_eq!(learnt, (owner("a", 1), Duration::ZERO));
+            assert_eq!(directory.cache.get(other), None);
+        });
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) async fn drain(options: Drain) -> Result<(), DrainError> {
         );
     }
     if options.wait {
-        wait(&sidecar, node, Duration::from_secs(options.timeout_seconds)).await?;
+        wait(&sidecar, &options).await?;
         println!("{node} has no session in use");
     }
     Ok(())
@@ -93,7 +93,8 @@ async fn move_all(sidecar: &Sidecar, node: &NodeId, rate: u32) -> Result<MoveRep
     }
 }
 
-async fn wait(sidecar: &Sidecar, node: &NodeId, patience: Duration) -> Result<(), DrainError> {
+async fn wait(sidecar: &Sidecar, options: &Drain) -> Result<(), DrainError> {
+    let (node, patience) = (&options.node, Duration::from_secs(options.timeout_seconds));
     let progress = ProgressBar::new_spinner();
     let began = Instant::now();
     loop {
@@ -108,5 +109,9 @@ async fn wait(sidecar: &Sidecar, node: &NodeId, patience: Duration) -> Result<()
         progress.set_message(format!("{sessions} sessions in use on {node}"));
         progress.tick();
         tokio::time::sleep(LOOK_EVERY).await;
+        // Whoever logs in or out there begins another session there.
+        if options.move_sessions {
+            move_all(sidecar, node, options.rate).await?;
+        }
     }
 }

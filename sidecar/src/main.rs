@@ -12,6 +12,7 @@ mod client;
 mod directory;
 mod drain_command;
 mod heartbeat;
+mod limit;
 mod logging;
 mod metrics;
 mod node_spec;

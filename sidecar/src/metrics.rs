@@ -22,6 +22,8 @@ pub(crate) enum LookupResult {
     Unowned,
     /// From the cache, because the store could not be reached.
     Stale,
+    /// From the cache, because the store had lost it.
+    Restored,
     Failed,
 }
 
@@ -90,6 +92,7 @@ pub(crate) struct Metrics {
     claims: Family<Claimed, Counter>,
     pub(crate) changes: Counter,
     pub(crate) resets: Counter,
+    pub(crate) requests_refused: Counter,
     watchers: Gauge,
     store_up: Gauge,
     cached_owners: Gauge,
@@ -115,6 +118,12 @@ impl Metrics {
         registry.register("owner_changes", "Changes of owners told to filters", changes.clone());
         let resets = Counter::default();
         registry.register("resets", "Times that changes may have been missed", resets.clone());
+        let requests_refused = Counter::default();
+        registry.register(
+            "requests_refused",
+            "Requests refused because too many were worked on",
+            requests_refused.clone(),
+        );
         let watchers = Gauge::default();
         registry.register("watchers", "Filters that wait for changes", watchers.clone());
         let store_up = Gauge::default();
@@ -163,6 +172,7 @@ impl Metrics {
             claims,
             changes,
             resets,
+            requests_refused,
             watchers,
             store_up,
             cached_owners,

@@ -182,8 +182,16 @@ impl Registry {
     /// Counts a session that began on a node: who is full shows before the next count.
     pub(crate) fn begun(&self, id: &NodeId) {
         let mut nodes = self.nodes();
-        *nodes.begun.entry(id.clone()).or_default() += 1;
-        self.publish(&nodes);
+        match nodes.begun.get_mut(id) {
+            Some(count) => *count += 1,
+            None => drop(nodes.begun.insert(id.clone(), 1)),
+        }
+        // Few sessions change anything, and making a membership takes longer than a claim.
+        let present = self.membership.borrow().clone();
+        let full = present.nodes().iter().map(|node| node.full);
+        if !full.eq(nodes.full(&present, self.bounded_load)) {
+            self.publish(&nodes);
+        }
     }
 
     /// The nodes as an operator sees them.
@@ -259,6 +267,14 @@ impl Nodes {
 
     /// The membership with those marked that have no room.
     fn with_full(&self, members: &Membership, factor: f64) -> Result<Membership, InvalidMembership> {
+        let full = self.full(members, factor);
+        Membership::new(
+            members.nodes().iter().zip(full).map(|(node, full)| Node { full, ..node.clone() }).collect(),
+        )
+    }
+
+    /// Whether each node has no room for another session.
+    fn full<'a>(&'a self, members: &'a Membership, factor: f64) -> impl Iterator<Item = bool> + 'a {
         let load = |node: &Node| {
             let count = |of: &HashMap<NodeId, u64>| of.get(&node.id).copied().unwrap_or_default();
             count(&self.loads) + count(&self.begun)
@@ -266,12 +282,11 @@ impl Nodes {
         let active = || members.nodes().iter().filter(|node| node.state == NodeState::Active);
         let total = active().map(load).sum();
         let weights = active().map(|node| u32::from(node.weight)).sum();
-        let marked = members.nodes().iter().map(|node| {
+        members.nodes().iter().map(move |node| {
             let sessions = load(node);
             let has_room = sessions < NEVER_FULL || has_room(sessions, total, node.weight, weights, factor);
-            Node { full: node.state == NodeState::Active && !has_room, ..node.clone() }
-        });
-        Membership::new(marked.collect())
+            node.state == NodeState::Active && !has_room
+        })
     }
 
     fn membership(&self, carrying: &BTreeSet<NodeId>) -> Result<Membership, InvalidMembership> {

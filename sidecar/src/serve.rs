@@ -125,6 +125,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         metrics: Arc::clone(&metrics),
         carriers,
         token,
+        most_requests: options.most_requests,
         shutdown: shutdown.clone(),
     });
 

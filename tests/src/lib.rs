@@ -2,10 +2,13 @@
 //! each a real process on loopback that ends with its owner; and browsers that use them.
 
 pub mod browser;
+pub mod crowd;
 pub mod envoy;
+pub mod fake_node;
 pub mod odoo;
 pub mod person;
 pub mod process;
+pub mod redis_servers;
 pub mod stack;
 pub mod tools;
 

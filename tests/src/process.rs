@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 /// A running program. Dropping it kills it; should this process die, the kernel does.
@@ -130,4 +130,17 @@ pub fn free_port() -> Result<u16> {
         }
     }
     bail!("no port is free")
+}
+
+/// Waits until something holds; how long that took.
+///
+/// # Errors
+/// If it takes too long.
+pub async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<Duration> {
+    let started = Instant::now();
+    while !holds().await {
+        ensure!(started.elapsed() < Duration::from_secs(20), "it does not come about that {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(started.elapsed())
 }

@@ -4,16 +4,13 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     browser,
+    crowd::Crowd,
     person::Person,
     process::{Process, free_port},
     stack::{Options, Stack},
@@ -102,23 +99,11 @@ async fn redis_killed_under_load_costs_no_request_and_moves_nobody() -> Result<(
     let address = ([127, 0, 0, 1], free_port()?).into();
     let redis = start_redis(folder.path(), address).await?;
     let (mut stack, people) = stack_with_people(address).await?;
-    let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let work = |mut person: Person| {
-        let (stop, requests) = (Arc::clone(&stop), Arc::clone(&requests));
-        tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                person.works().await?;
-                requests.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            anyhow::Ok(person)
-        })
-    };
-    let workers: Vec<_> = people.into_iter().map(work).collect();
+    let crowd = Crowd::start(people, Duration::from_millis(50));
     tokio::time::sleep(Duration::from_millis(500)).await;
 
     redis.kill();
-    let before = requests.load(Ordering::Relaxed);
+    let before = crowd.requests();
     // New people too: they are at home, where nobody needs to be asked.
     let mut people = Vec::new();
     for number in 0..5 {
@@ -129,7 +114,7 @@ async fn redis_killed_under_load_costs_no_request_and_moves_nobody() -> Result<(
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ready = browser::get(stack.sidecar_address, "/readyz").await?;
     ensure!(ready.status == 503 && ready.text().contains("the store cannot be reached"), "{ready:?}");
-    let without = requests.load(Ordering::Relaxed) - before;
+    let without = crowd.requests() - before;
     ensure!(without > 500, "only {without} requests while Redis was away");
 
     let _redis = start_redis(folder.path(), address).await?;
@@ -139,11 +124,8 @@ async fn redis_killed_under_load_costs_no_request_and_moves_nobody() -> Result<(
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        people.push(worker.await??);
-    }
-    let all = requests.load(Ordering::Relaxed);
+    let all = crowd.requests();
+    people.extend(crowd.stop().await?);
     println!("Redis killed and back: {all} requests, {without} of them without it; none failed or moved");
 
     // It is used again: who logs in now is found by a sidecar that knows nothing but Redis.

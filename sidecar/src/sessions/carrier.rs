@@ -4,7 +4,7 @@
 //! for one session at a time: compare disk and store, and do what [`decide`] says.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ const DISPUTED: Duration = Duration::from_secs(1);
 const AFTER_OWNER: Duration = Duration::from_secs(5);
 /// How long after a failure a session is looked at again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How many ended sessions are remembered.
+const REMEMBERED: usize = 100_000;
 /// How many nodes hold a session: its owner and its standby.
 pub(crate) const HOLDERS: usize = 2;
 
@@ -92,6 +94,27 @@ struct State {
     /// The sessions that are looked at, and why they are to be looked at once more.
     busy: HashMap<SessionKey, Option<Job>>,
     goners: Goners,
+    ended: Ended,
+}
+
+/// Sessions that ended, for a store that forgets them.
+#[derive(Default)]
+struct Ended {
+    keys: HashSet<SessionKey>,
+    order: VecDeque<SessionKey>,
+}
+
+impl Ended {
+    fn remember(&mut self, key: SessionKey) {
+        if self.keys.insert(key) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
 }
 
 /// The carrier of one node's sessions.
@@ -168,6 +191,9 @@ impl Carrier {
 
     /// Another node published the session, or ended it.
     pub(super) fn published(self: &Arc<Self>, key: SessionKey, by: Option<&NodeId>) {
+        if by.is_none() {
+            self.state().ended.remember(key);
+        }
         let is_its_own = by == Some(&self.node);
         let concerns = match by {
             Some(by) => self.holds(key, by) || self.state().known.contains_key(&key),
@@ -193,6 +219,11 @@ impl Carrier {
     /// Whether this sidecar has seen the session on the node's disk.
     pub(super) fn knows(&self, key: SessionKey) -> bool {
         self.state().known.contains_key(&key)
+    }
+
+    /// The sessions that this node saw end.
+    pub(super) fn ended(&self) -> Vec<SessionKey> {
+        self.state().ended.order.iter().copied().collect()
     }
 
     /// Looks at a session after a while; once, however many reasons there are.
@@ -352,18 +383,21 @@ impl Carrier {
                     self.state().known.remove(&key);
                     return Ok(None);
                 }
-                (Action::Vanished, Some(Some(present))) => {
-                    match self.vanished(key, job, known.as_ref(), &present).await? {
+                (Action::Vanished, Some(present)) => {
+                    match self.vanished(key, job, known.as_ref(), present.as_ref()).await? {
                         Verdict::Wait(wait) => {
                             job.ask = true;
                             return Ok(Some(wait));
                         }
                         Verdict::Ended => return Ok(None),
-                        Verdict::Lost if self.write(key, &present, seen).await? => {
-                            self.state().goners.forget(key);
-                            return Ok(None);
+                        Verdict::Lost => {
+                            let Some(present) = present else { return Ok(None) };
+                            if self.write(key, &present, seen).await? {
+                                self.state().goners.forget(key);
+                                return Ok(None);
+                            }
+                            copy = Some(Some(present));
                         }
-                        Verdict::Lost => copy = Some(Some(present)),
                     }
                 }
                 _ => {
@@ -445,7 +479,7 @@ impl Carrier {
         key: SessionKey,
         job: &Job,
         known: Option<&Known>,
-        copy: &Copy,
+        copy: Option<&Copy>,
     ) -> Result<Verdict, Problem> {
         let age = known.map(|known| now_ns().saturating_sub(known.modified_ns));
         if age.is_some_and(|age| age >= i64::try_from(self.lifetime.as_nanos()).unwrap_or(i64::MAX)) {
@@ -471,7 +505,10 @@ impl Carrier {
             Verdict::Wait(_) => {}
             Verdict::Lost => self.metrics.copies(&self.node, CopyOutcome::Restored),
             Verdict::Ended => {
-                let by = EndedBy::Node(self.node.clone(), copy.version);
+                let by = match copy {
+                    Some(copy) => EndedBy::Node(self.node.clone(), copy.version),
+                    None => EndedBy::Witness(self.node.clone()),
+                };
                 if self.store.end(key, by).await? {
                     tracing::debug!(node = %self.node, session = %key, "has ended: its files are gone");
                     self.metrics.copies(&self.node, CopyOutcome::Ended);
@@ -479,6 +516,7 @@ impl Carrier {
                 let mut state = self.state();
                 state.known.remove(&key);
                 state.goners.forget(key);
+                state.ended.remember(key);
             }
         }
         Ok(verdict)

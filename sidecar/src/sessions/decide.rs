@@ -40,7 +40,11 @@ pub(super) fn decide(
 ) -> Action {
     let Some(copy) = copy else {
         // The store never had it, or lost its memory.
-        return if local.is_some() { Action::Publish(had) } else { Action::Nothing };
+        return match local {
+            Some(_) => Action::Publish(had),
+            None if had > 0 => Action::Vanished,
+            None => Action::Nothing,
+        };
     };
     let owns = copy.owner.node == *me;
     match local {
@@ -107,10 +111,10 @@ mod tests {
 
     #[test]
     fn what_the_store_does_not_know_is_published() {
-        for had in [0, 4] {
-            expect(Action::Publish(had), local(1), had, None, false);
-            expect(Action::Nothing, None, had, None, true);
-        }
+        expect(Action::Publish(0), local(1), 0, None, false);
+        expect(Action::Publish(4), local(1), 4, None, false);
+        expect(Action::Nothing, None, 0, None, true);
+        expect(Action::Vanished, None, 4, None, true);
         expect(Action::Publish(0), local(1), 0, Some(&copy("me", 0)), false);
         expect(Action::Nothing, local(1), 0, Some(&copy("other", 0)), true);
         expect(Action::Nothing, None, 0, Some(&copy("me", 0)), true);

@@ -19,7 +19,7 @@ use crate::{
     directory::Directory,
     metrics::Metrics,
     registry::Registry,
-    store::{CopyEvent, News},
+    store::{CopyEvent, EndedBy, News},
 };
 
 mod carrier;
@@ -158,7 +158,23 @@ async fn follow_copies(carriers: Carriers, directory: Arc<Directory>, reasons: V
                     .filter(|carrier| carrier.node == by)
                     .for_each(|carrier| carrier.wanted(key));
             }
-            CopyEvent::Lost => reasons.iter().for_each(ask),
+            CopyEvent::Lost => {
+                for carrier in carriers.0.iter() {
+                    tokio::spawn(bear_witness(Arc::clone(carrier)));
+                }
+                reasons.iter().for_each(ask);
+            }
+        }
+    }
+}
+
+/// Tells a store that may have lost its memory which sessions have ended.
+async fn bear_witness(carrier: Arc<Carrier>) {
+    for key in carrier.ended() {
+        if let Err(error) = carrier.store.end(key, EndedBy::Witness(carrier.node.clone())).await {
+            // What is said again when the store tells that it is back.
+            tracing::debug!("a session's end cannot be told: {error}");
+            return;
         }
     }
 }

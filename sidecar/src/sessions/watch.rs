@@ -1,6 +1,10 @@
 //! What happens in a sessions directory, as the kernel tells it.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use notify::{
     Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -14,6 +18,10 @@ use super::disk::{Disk, Place};
 const WAITING: usize = 1 << 16;
 /// How often a directory is looked for that is not there.
 const LOOK_FOR: Duration = Duration::from_secs(1);
+/// When a new folder is looked into once more: its first file may come before the kernel is asked to tell
+/// of it.
+const LOOK_AGAIN: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(50), Duration::from_secs(1)];
 /// How long nothing may have happened before somebody looks whether the directory is still the same.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 
@@ -77,38 +85,50 @@ async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()
             if *path == disk.root() && event.kind.is_remove() {
                 return Ok(());
             }
-            for one in read(disk, &event.kind, path) {
+            if let Some(one) = read(disk, &event.kind, path) {
                 if seen.send(one).await.is_err() {
                     return Ok(());
                 }
+            } else if is_new(&event.kind) && disk.is_folder(path) {
+                tokio::spawn(look_into(disk.clone(), path.clone(), seen.clone()));
             }
         }
     }
 }
 
-/// What an event says of sessions.
-fn read(disk: &Disk, kind: &EventKind, path: &Path) -> Vec<Seen> {
-    if let Some(place) = disk.place(path) {
-        return vec![match kind {
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-                Seen::Removed(place)
-            }
-            EventKind::Access(_) => return vec![],
-            _ => Seen::Changed(place),
-        }];
+/// What an event says of a session.
+fn read(disk: &Disk, kind: &EventKind, path: &Path) -> Option<Seen> {
+    let place = disk.place(path)?;
+    match kind {
+        EventKind::Access(_) => None,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+            Some(Seen::Removed(place))
+        }
+        _ => Some(Seen::Changed(place)),
     }
-    let mut found = Vec::new();
-    // Odoo makes a folder just before its first file, which the kernel does not tell: nobody watched it.
-    if matches!(kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_))) && disk.is_folder(path) {
-        let walked = disk.walk_folder(path, &mut |place| {
-            found.push(Seen::Changed(place));
+}
+
+fn is_new(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)))
+}
+
+/// Tells what is in a folder that Odoo just made, which it does right before its first file.
+async fn look_into(disk: Disk, folder: PathBuf, seen: mpsc::Sender<Seen>) {
+    let mut told = HashSet::new();
+    for wait in [Duration::ZERO].into_iter().chain(LOOK_AGAIN) {
+        sleep(wait).await;
+        let mut found = Vec::new();
+        // A folder that cannot be read is looked at with everything else.
+        let _ = disk.walk_folder(&folder, &mut |place| {
+            found.push(place);
             true
         });
-        if walked.is_err() {
-            return vec![Seen::Anything];
+        for place in found {
+            if told.insert(place.sid.clone()) && seen.send(Seen::Changed(place)).await.is_err() {
+                return;
+            }
         }
     }
-    found
 }
 
 /// Which directory lies under the path now.

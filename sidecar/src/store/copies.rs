@@ -99,17 +99,24 @@ pub(crate) enum EndedBy {
     Node(NodeId, u64),
     /// Whose session it is, or somebody who may end it for them.
     User,
+    /// A node that saw it end. The store may have forgotten.
+    Witness(NodeId),
 }
 
 /// Applies an end to what is there; nothing if it may not.
-pub(super) fn end(copy: &Copy, by: &EndedBy) -> Option<Copy> {
+pub(super) fn end(present: Option<Copy>, by: &EndedBy) -> Option<Copy> {
+    let copy = match (present, by) {
+        (Some(copy), _) => copy,
+        (None, EndedBy::Witness(node)) => Copy::none_yet(Owner { node: node.clone(), epoch: 1 }),
+        (None, _) => return None,
+    };
     let may = match by {
         // The owner knows best. Another node's Odoo may end what it has (a revoked device), unless that
         // was not the session as it is.
         EndedBy::Node(node, version) => copy.owner.node == *node || copy.version == *version,
-        EndedBy::User => true,
+        EndedBy::User | EndedBy::Witness(_) => true,
     };
-    (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner.clone()) })
+    (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner) })
 }
 
 /// What is told of a copy.

@@ -313,11 +313,13 @@ impl Writer {
                         true
                     }
                     Write::End(key, by, answer) => {
-                        let ended =
-                            present_copy(&records, key, now)?.and_then(|copy| copies::end(&copy, &by));
+                        let ended = copies::end(present_copy(&records, key, now)?, &by);
                         if let Some(copy) = &ended {
+                            let stored = records.get(key)?;
+                            let expires = now + self.durable;
+                            let owner = copy.owner.clone();
+                            records.set(key, stored.as_ref(), &Record { owner, expires })?;
                             records.set_copy(key, copy)?;
-                            self.prolong(&mut records, key, now + self.durable, 1)?;
                             effects.copies.push((key, News::Ended));
                         }
                         let wrote = ended.is_some();

@@ -65,7 +65,7 @@ struct Opened {
     other: Arc<dyn Store>,
     _folder: Option<TempDir>,
     _server: Option<RedisServer>,
-    _cluster: Option<topologies::Cluster>,
+    _cluster: Option<harness::redis_servers::Cluster>,
 }
 
 fn open_embedded(lifetimes: Lifetimes) -> Opened {
@@ -83,8 +83,11 @@ async fn open_redis(lifetimes: Lifetimes) -> Option<Opened> {
 
 /// None if there is no redis-server.
 async fn open_cluster(lifetimes: Lifetimes) -> Option<Opened> {
-    let cluster = topologies::Cluster::start().await?;
-    let [one, other] = [(); 2].map(|()| cluster.open(lifetimes));
+    if topologies::no_redis() {
+        return None;
+    }
+    let cluster = harness::redis_servers::Cluster::start().await.unwrap();
+    let [one, other] = [(); 2].map(|()| topologies::open(&cluster.url(), lifetimes));
     Some(Opened { one, other, _folder: None, _server: None, _cluster: Some(cluster) })
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Args;
@@ -44,8 +44,8 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("cannot use --data-dir {}", args.data_dir.display()))?;
     let database = Database::open(&args.shared_dir)
         .with_context(|| format!("cannot use --shared-dir {}", args.shared_dir.display()))?;
-    let http = listen("--http", args.http).await?;
-    let gevent = listen("--gevent", args.gevent).await?;
+    let http = listen("--http", args.http)?;
+    let gevent = listen("--gevent", args.gevent)?;
     let ready = serde_json::json!({
         "id": args.id,
         "http": http.local_addr()?.to_string(),
@@ -79,6 +79,16 @@ async fn main() -> anyhow::Result<()> {
     std::process::exit(0)
 }
 
-async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {flag} {address}"))
+/// Connections that may wait to be accepted: thousands of browsers come at once on a machine that is busy
+/// with all of them.
+const BACKLOG: u32 = 4_096;
+
+fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {flag} {address}"))
 }

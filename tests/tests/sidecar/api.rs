@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 #[tokio::test]
 async fn sessions_are_looked_up_and_claimed() -> Result<()> {
@@ -124,5 +124,39 @@ async fn without_its_store_it_is_alive_and_not_ready() -> Result<()> {
     ensure!(report.contains("\"sessions\":0"), "{report}");
     said += &sidecar.process.printed();
     ensure!(said.contains("127.0.0.1") && !said.contains("s3cret"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_asks_too_much_at_once_is_refused() -> Result<()> {
+    // A Redis that takes connections and says nothing: whoever asks waits for a while.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let store = format!("redis://{}/0", silent.local_addr()?);
+    let sidecar = Sidecar::start(&[absent("a")], &["--store", &store, "--most-requests", "2"]).await?;
+    let paths: Vec<String> =
+        (0..6).map(|number| format!("/v1/owners/{}", key(&number.to_string()))).collect();
+    let answers = futures::future::try_join_all(paths.iter().map(|path| sidecar.get(path))).await?;
+    let refused = answers.iter().filter(|answer| answer.text().contains("--most-requests")).count();
+    ensure!(refused > 0 && refused <= 4, "{refused} of 6 were refused");
+    ensure!(answers.iter().all(|answer| answer.status == 503), "{answers:?}");
+    let (cursor, membership) = sidecar.wait_for(&[NodeState::Down]).await?;
+    // Who waits for changes takes nobody else's place.
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        waiting.push(sidecar.waiting(cursor, membership).await?);
+    }
+    let third = sidecar.watch(cursor, membership, FOREVER).await;
+    ensure!(third.is_err_and(|error| error.to_string().contains("503")), "a third may wait");
+    let answer = sidecar.get("/v1/nodes").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let counted = metrics::value(&sidecar, "mooring_requests_refused_total").await?;
+    ensure!(counted == refused as f64 + 1.0, "{counted} were counted");
+    // Who leaves makes room.
+    waiting.pop().context("nobody")?.abort();
+    let started = Instant::now();
+    while sidecar.watch(cursor, membership, 0).await.is_err() {
+        ensure!(started.elapsed() < PATIENCE, "there is no room again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }

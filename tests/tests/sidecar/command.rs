@@ -1,6 +1,6 @@
 //! `mooring nodes`, help, and logs.
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 #[tokio::test]
 async fn the_nodes_are_shown_to_people_and_machines() -> Result<()> {

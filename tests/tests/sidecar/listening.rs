@@ -77,7 +77,7 @@ async fn a_socket_that_a_killed_process_left_is_replaced_and_a_file_is_not() -> 
 #[tokio::test]
 async fn everything_can_be_said_by_the_environment() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let node = fake_node::FakeNode::start(&[404]).await?;
+    let node = FakeNode::start(&[404]).await?;
     let (port, socket) = (free_port()?, folder.path().join("mooring.sock"));
     let mut command = mooring(&["serve"]);
     command.env("MOORING_NODES", format!("{},weight=3 {}", node.spec("odoo-b"), absent("odoo-a")));

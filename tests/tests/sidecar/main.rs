@@ -15,6 +15,7 @@ use affinity::{
 use anyhow::{Context, Result, ensure};
 use harness::{
     browser::{self, Answer},
+    fake_node::FakeNode,
     process::{Process, free_port},
     program,
 };
@@ -25,7 +26,6 @@ use tokio::task::JoinHandle;
 
 mod api;
 mod command;
-mod fake_node;
 mod listening;
 mod metrics;
 mod probes;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 /// What a scrape says: each sample with its labels, and its value.
 struct Scrape(HashMap<String, f64>);

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 const ACTIVE: NodeState = NodeState::Active;
 const DOWN: NodeState = NodeState::Down;

@@ -5,7 +5,7 @@ use affinity::{
     wire::{Change, Owner},
 };
 
-use super::{fake_node::FakeNode, *};
+use super::*;
 
 fn change(name: &str, node: &str, epoch: u64) -> Result<Change> {
     Ok(Change { key: key(name), owner: Some(Owner { node: NodeId::new(node)?, epoch }) })

@@ -21,7 +21,7 @@ use super::address::Address;
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a Redis that failed is left alone: at first, and at most. Half of it is random.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that may be shared.
 #[derive(Clone)]

@@ -338,10 +338,15 @@ impl Store for Redis {
     async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError> {
         let (node, version) = match &by {
             EndedBy::Node(node, version) => (node.as_str(), *version),
-            EndedBy::User => ("", 0),
+            EndedBy::User | EndedBy::Witness(_) => ("", 0),
+        };
+        let witness = match &by {
+            EndedBy::Witness(node) => node.as_str(),
+            EndedBy::Node(..) | EndedBy::User => "",
         };
         let mut script = self.copy_script(&END, key);
         script.arg(node).arg(version).arg(key.to_string()).arg(self.lifetimes.durable.as_millis() as u64);
+        script.arg(witness);
         let ended: bool =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if ended {

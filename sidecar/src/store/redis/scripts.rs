@@ -187,11 +187,14 @@ end
 ///
 /// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
 /// the node, or nothing; 2: the version it had; 3: the session's key; 4: how long to remember, in
-/// milliseconds. Returns whether it was ended now.
+/// milliseconds; 5: who saw it end, if the record may be missing. Returns whether it was ended now.
 pub(super) static END: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
 local node, epoch, version, ended = unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'ended'))
+if not node and ARGV[5] ~= '' then
+    node, epoch = ARGV[5], '1'
+end
 if not node or ended or (ARGV[1] ~= '' and ARGV[1] ~= node and (version or '0') ~= ARGV[2]) then
     return 0
 end

@@ -97,6 +97,10 @@ pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
     assert!(other.end(key("t"), by("a", 0)).await.unwrap(), "the owner may, before it knows its version");
     one.publish(key("u"), publication("a", 0, "first")).await.unwrap();
     assert!(other.end(key("u"), EndedBy::User).await.unwrap());
+    // Who saw a session end says so to a store that forgot it.
+    assert!(!one.end(key("v"), EndedBy::User).await.unwrap());
+    assert!(one.end(key("v"), EndedBy::Witness(node("c"))).await.unwrap());
+    assert!(refused_with(other, "v", publication("a", 0, "again")).await.ended);
 }
 
 pub(super) async fn a_copy_of_somebody_outlives_one_of_nobody(opened: Opened) {

@@ -1,19 +1,22 @@
 //! A node that answers its probes as a test wants.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 
-use super::*;
-
 /// A node with its answers written down. After the last it answers that again and again.
 pub struct FakeNode {
+    /// Where it answers.
     pub address: SocketAddr,
     answered: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<Result<()>>,
@@ -21,6 +24,9 @@ pub struct FakeNode {
 
 impl FakeNode {
     /// Starts one that gives these status codes, one after the other.
+    ///
+    /// # Errors
+    /// If it cannot listen.
     pub async fn start(statuses: &[u16]) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
