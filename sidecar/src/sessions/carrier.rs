@@ -50,6 +50,7 @@ pub(crate) const HOLDERS: usize = 2;
 struct Known {
     place: Place,
     version: u64,
+    /// The last epoch in which the node owned the session; 0: never.
     epoch: u64,
     digest: Digest,
     owned: bool,
@@ -178,7 +179,14 @@ impl Carrier {
 
     /// A file of the session is gone.
     pub(super) fn removed(self: &Arc<Self>, place: Place) {
-        self.state().goners.gone(place.key());
+        {
+            let mut state = self.state();
+            let sessions = state.known.len();
+            // A session that nobody knows any more was removed by this process.
+            if state.known.contains_key(&place.key()) {
+                state.goners.gone(place.key(), sessions);
+            }
+        }
         // Nobody but who empties the directory takes the folder too: then every moment counts.
         let after = if self.disk.has_folder(&place) { GONE } else { Duration::ZERO };
         self.look(place.key(), Job::new(Some(place), false), after);
@@ -328,9 +336,11 @@ impl Carrier {
                     // Before a restart of this process the node may have had a version too.
                     let noted = copy.as_ref().and_then(|copy| copy.holders.get(&self.node).copied());
                     let had = if known.is_some() { had } else { noted.unwrap_or_default() };
+                    let is_present = noted.is_some() && noted == copy.as_ref().map(|copy| copy.version);
+                    let deleted = local.is_none() && (known.is_some() || is_present);
                     let holds =
                         job.wanted || copy.as_ref().is_some_and(|copy| self.holds(key, &copy.owner.node));
-                    decide(&self.node, local, had, copy.as_ref(), holds)
+                    decide(&self.node, local, had, deleted, copy.as_ref(), holds)
                 }
                 // The usual case asks nothing first: the node's Odoo saved a session that the node owns.
                 None => match (local, &known) {
@@ -343,6 +353,9 @@ impl Carrier {
                     }
                 },
             };
+            tracing::debug!(node = %self.node, session = %key, ?action, had, asked = job.ask, "looked at");
+            let is_new =
+                local.is_some_and(|local| known.as_ref().is_none_or(|known| known.digest != local.digest));
             match (action, copy) {
                 (Action::Publish(_), Some(None)) if !self.may_refill(key, known.as_ref()) && !job.waited => {
                     job.waited = true;
@@ -358,12 +371,13 @@ impl Carrier {
                         Published::Refused(present) => copy = Some(Some(present)),
                     }
                 }
+                (Action::Write | Action::Remove, Some(Some(present)))
+                    if is_new && !job.waited && !present.ended && present.owner.node != self.node =>
+                {
+                    (job.waited, job.ask) = (true, true);
+                    return Ok(Some(DISPUTED));
+                }
                 (Action::Write, Some(Some(present))) => {
-                    let is_new = local.map(|local| local.digest) != known.as_ref().map(|known| known.digest);
-                    if local.is_some() && is_new && !job.waited && present.owner.node != self.node {
-                        (job.waited, job.ask) = (true, true);
-                        return Ok(Some(DISPUTED));
-                    }
                     if self.write(key, &present, seen).await? {
                         return Ok(None);
                     }
@@ -496,18 +510,20 @@ impl Carrier {
             }
             None => false,
         };
-        let verdict = {
-            let mut state = self.state();
-            let sessions = state.known.len();
-            state.goners.verdict(key, folder_gone, sessions)
-        };
+        let verdict = self.state().goners.verdict(key, folder_gone);
         match verdict {
             Verdict::Wait(_) => {}
             Verdict::Lost => self.metrics.copies(&self.node, CopyOutcome::Restored),
             Verdict::Ended => {
-                let by = match copy {
-                    Some(copy) => EndedBy::Node(self.node.clone(), copy.version),
-                    None => EndedBy::Witness(self.node.clone()),
+                let me = self.node.clone();
+                let by = match (known, copy) {
+                    // The store may have forgotten that it was this node's, and been filled by a copy.
+                    (Some(known), _) if known.owned => EndedBy::Witness(me),
+                    (_, None) => EndedBy::Witness(me),
+                    (Some(known), Some(copy)) if known.digest != copy.digest => {
+                        EndedBy::Node(me, known.version)
+                    }
+                    (_, Some(copy)) => EndedBy::Node(me, copy.version),
                 };
                 if self.store.end(key, by).await? {
                     tracing::debug!(node = %self.node, session = %key, "has ended: its files are gone");
@@ -551,8 +567,11 @@ impl Carrier {
     fn learn(&self, key: SessionKey, snapshot: &Snapshot, version: u64, epoch: u64, owned: bool) {
         let Some(place) = place_of(snapshot) else { return };
         let digest = snapshot.digest(self.sealer.digest_secret());
+        let mut state = self.state();
+        let before = state.known.get(&key).map_or(0, |known| known.epoch);
+        let epoch = if owned { epoch } else { before };
         let known = Known { place, version, epoch, digest, owned, modified_ns: snapshot.modified_ns() };
-        self.state().known.insert(key, known);
+        state.known.insert(key, known);
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -29,12 +29,14 @@ pub(super) enum Action {
 
 /// Decides for the node `me`.
 ///
-/// `had`: the version that its disk agreed with last, 0 for none. `copy`: what the store has, if anything.
-/// `holds`: whether the node is to have a copy.
+/// `had`: the version that its disk agreed with last, 0 for none. `deleted`: there were files, and somebody
+/// else than this process took them away. `copy`: what the store has, if anything. `holds`: whether the node
+/// is to have a copy.
 pub(super) fn decide(
     me: &NodeId,
     local: Option<Local>,
     had: u64,
+    deleted: bool,
     copy: Option<&Copy>,
     holds: bool,
 ) -> Action {
@@ -42,7 +44,7 @@ pub(super) fn decide(
         // The store never had it, or lost its memory.
         return match local {
             Some(_) => Action::Publish(had),
-            None if had > 0 => Action::Vanished,
+            None if deleted => Action::Vanished,
             None => Action::Nothing,
         };
     };
@@ -50,6 +52,7 @@ pub(super) fn decide(
     match local {
         Some(_) if copy.ended => Action::Remove,
         None if copy.ended => Action::Nothing,
+        None if deleted => Action::Vanished,
         // Nobody published yet: that is the owner's to do.
         Some(_) if copy.version == 0 => {
             if owns {
@@ -74,7 +77,6 @@ pub(super) fn decide(
             }
         }
 
-        None if had == copy.version => Action::Vanished,
         None => {
             if owns || holds {
                 Action::Write
@@ -106,7 +108,7 @@ mod tests {
 
     #[track_caller]
     fn expect(action: Action, local: Option<Local>, had: u64, copy: Option<&Copy>, holds: bool) {
-        assert_eq!(decide(&node("me"), local, had, copy, holds), action);
+        assert_eq!(decide(&node("me"), local, had, false, copy, holds), action);
     }
 
     #[test]
@@ -114,7 +116,6 @@ mod tests {
         expect(Action::Publish(0), local(1), 0, None, false);
         expect(Action::Publish(4), local(1), 4, None, false);
         expect(Action::Nothing, None, 0, None, true);
-        expect(Action::Vanished, None, 4, None, true);
         expect(Action::Publish(0), local(1), 0, Some(&copy("me", 0)), false);
         expect(Action::Nothing, local(1), 0, Some(&copy("other", 0)), true);
         expect(Action::Nothing, None, 0, Some(&copy("me", 0)), true);
@@ -146,8 +147,14 @@ mod tests {
 
     #[test]
     fn what_is_gone_was_there() {
+        let gone = |copy: Option<&Copy>| decide(&node("me"), None, 3, true, copy, true);
+        assert_eq!(gone(None), Action::Vanished);
         for owner in ["me", "other"] {
-            expect(Action::Vanished, None, 3, Some(&copy(owner, 3)), true);
+            // Also if the store was filled again meanwhile, or only knows a claim.
+            for version in [0, 2, 3, 4] {
+                assert_eq!(gone(Some(&copy(owner, version))), Action::Vanished);
+            }
+            assert_eq!(gone(Some(&Copy { ended: true, ..copy(owner, 3) })), Action::Nothing);
             expect(Action::Write, None, 2, Some(&copy(owner, 3)), true);
             expect(Action::Write, None, 0, Some(&copy(owner, 3)), true);
         }

@@ -2,19 +2,19 @@
 //!
 //! That a session was left (login, logout) the filter sees and says. What else deletes a file: Odoo, when a
 //! device is revoked; Odoo 19, which deletes all files of a rotated session and saves the newest again;
-//! and whoever empties a directory, who deletes many and saves none.
+//! and whoever empties a directory, who deletes most of what there is at once, or the folders as well.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use affinity::SessionKey;
 
 /// How long a file must be gone. Odoo 19 deletes and saves within one request, on a busy machine too;
-/// and files that are gone are counted together for as long.
+/// and files that go within as long go together.
 const WINDOW: Duration = Duration::from_millis(800);
-/// The fewest sessions that can be taken for all of a node's.
+/// The fewest sessions that can be taken for most of a node's.
 const FEWEST: usize = 4;
 /// How often a verdict that waits is asked for.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -31,34 +31,52 @@ pub(super) enum Verdict {
 pub(super) struct Goners {
     /// Since when sessions are gone that no verdict was spoken of.
     gone: HashMap<SessionKey, Instant>,
-    /// Until when everything that is gone is taken for lost.
-    losing_until: Option<Instant>,
+    /// When files went, as far as it is not long ago.
+    recent: VecDeque<Instant>,
+    /// From when until when everything that goes is taken for lost.
+    losing: Option<(Instant, Instant)>,
 }
 
 impl Goners {
-    /// A file of a session is gone.
-    pub(super) fn gone(&mut self, key: SessionKey) {
-        self.gone.entry(key).or_insert_with(Instant::now);
+    /// A file of a session is gone; `sessions` were known on the node.
+    pub(super) fn gone(&mut self, key: SessionKey, sessions: usize) {
+        self.gone_at(key, sessions, Instant::now());
     }
 
-    /// Judges a session whose files are gone; `sessions` are known on the node, this one included.
-    pub(super) fn verdict(&mut self, key: SessionKey, folder_gone: bool, sessions: usize) -> Verdict {
-        self.verdict_at(key, folder_gone, sessions, Instant::now())
+    fn gone_at(&mut self, key: SessionKey, sessions: usize, now: Instant) {
+        self.gone.entry(key).or_insert(now);
+        self.recent.push_back(now);
+        while self.recent.front().is_some_and(|then| now.saturating_duration_since(*then) > WINDOW) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() >= FEWEST && self.recent.len() * 2 > sessions {
+            self.lose(now);
+        }
     }
 
-    fn verdict_at(&mut self, key: SessionKey, folder_gone: bool, sessions: usize, now: Instant) -> Verdict {
+    fn lose(&mut self, now: Instant) {
+        if self.losing.is_none_or(|(_, until)| until < now) {
+            tracing::warn!("many sessions' files were deleted at once: they are put back");
+        }
+        self.losing = Some((now.checked_sub(WINDOW).unwrap_or(now), now + WINDOW * 4));
+    }
+
+    /// Judges a session whose files are gone.
+    pub(super) fn verdict(&mut self, key: SessionKey, folder_gone: bool) -> Verdict {
+        self.verdict_at(key, folder_gone, Instant::now())
+    }
+
+    fn verdict_at(&mut self, key: SessionKey, folder_gone: bool, now: Instant) -> Verdict {
         let since = *self.gone.entry(key).or_insert(now);
         // Odoo never deletes a folder.
-        if folder_gone || self.losing_until.is_some_and(|until| now < until) {
+        if folder_gone {
+            self.lose(now);
+        }
+        if self.losing.is_some_and(|(from, until)| (from..until).contains(&since)) {
             return Verdict::Lost;
         }
         if now.saturating_duration_since(since) < WINDOW {
             return Verdict::Wait(AGAIN);
-        }
-        if self.gone.len() >= FEWEST && self.gone.len() * 2 > sessions {
-            tracing::warn!("many sessions' files were deleted at once: they are put back");
-            self.losing_until = Some(now + WINDOW * 4);
-            return Verdict::Lost;
         }
         Verdict::Ended
     }
@@ -80,31 +98,41 @@ mod tests {
     #[test]
     fn a_file_that_stays_away_has_ended() {
         let (mut goners, now) = (Goners::default(), Instant::now());
-        assert_eq!(goners.verdict_at(key(2), false, 2, now), Verdict::Wait(AGAIN));
-        assert_eq!(goners.verdict_at(key(2), false, 2, now + WINDOW), Verdict::Ended);
+        goners.gone_at(key(2), 2, now);
+        assert_eq!(goners.verdict_at(key(2), false, now), Verdict::Wait(AGAIN));
+        assert_eq!(goners.verdict_at(key(2), false, now + WINDOW), Verdict::Ended);
     }
 
     #[test]
     fn an_emptied_directory_is_no_logout() {
         let (mut goners, now) = (Goners::default(), Instant::now());
-        (0..10).for_each(|number| goners.gone(key(number)));
+        (0..10).for_each(|number| goners.gone_at(key(number), 12, now));
         for number in 0..10 {
-            assert_eq!(goners.verdict_at(key(number), false, 12, now), Verdict::Wait(AGAIN));
-        }
-        for number in 0..10 {
-            assert_eq!(goners.verdict_at(key(number), false, 12, now + WINDOW * 2), Verdict::Lost);
+            assert_eq!(goners.verdict_at(key(number), false, now + WINDOW * 2), Verdict::Lost);
             goners.forget(key(number));
         }
-        assert_eq!(goners.verdict_at(key(11), true, 100, now), Verdict::Lost);
+        // Long after, a logout is one again.
+        goners.gone_at(key(20), 12, now + WINDOW * 9);
+        assert_eq!(goners.verdict_at(key(20), false, now + WINDOW * 10), Verdict::Ended);
     }
 
     #[test]
-    fn many_that_end_among_many_more_have_ended() {
+    fn where_folders_go_nothing_has_ended() {
         let (mut goners, now) = (Goners::default(), Instant::now());
-        (0..10).for_each(|number| goners.gone(key(number)));
+        assert_eq!(goners.verdict_at(key(1), true, now), Verdict::Lost);
+        // Of another folder, which Odoo has made anew already.
+        assert_eq!(goners.verdict_at(key(2), false, now), Verdict::Lost);
+    }
+
+    #[test]
+    fn many_that_end_one_after_another_have_ended() {
+        let (mut goners, now) = (Goners::default(), Instant::now());
+        // Also if nobody can be told for a while.
+        (0..10).for_each(|number| goners.gone_at(key(number), 12, now + WINDOW * u32::from(number)));
         for number in 0..10 {
-            assert_eq!(goners.verdict_at(key(number), false, 100, now + WINDOW * 2), Verdict::Ended);
-            goners.forget(key(number));
+            assert_eq!(goners.verdict_at(key(number), false, now + WINDOW * 20), Verdict::Ended);
         }
+        (20..30).for_each(|number| goners.gone_at(key(number), 100, now + WINDOW * 30));
+        assert_eq!(goners.verdict_at(key(20), false, now + WINDOW * 31), Verdict::Ended);
     }
 }

@@ -42,12 +42,13 @@ impl Copy {
         self.version > 0 && self.holders.get(node) == Some(&self.version)
     }
 
-    /// Takes in what a node publishes, if it may: it must own the session and have started from the
-    /// present version, nobody may have ended the session, and an anonymous session never replaces one
-    /// of somebody. Redis decides alike, in Lua.
+    /// Whether a node may publish: it must own the session, or have owned it last (what its Odoo was
+    /// writing when the session moved), and have started from the present version; nobody may have ended
+    /// the session; and an anonymous session never replaces one of somebody. Redis decides alike, in Lua.
     fn takes(&self, new: &Publication) -> bool {
+        let owned_last = new.base > 0 && new.epoch > 0 && new.epoch + 1 == self.owner.epoch;
         !self.ended
-            && self.owner.node == new.node
+            && (self.owner.node == new.node || owned_last)
             && self.version == new.base
             && (self.anonymous || !new.anonymous)
     }
@@ -58,7 +59,8 @@ impl Copy {
 pub(crate) struct Publication {
     /// The node, which claims the session with this if nobody owns it.
     pub(crate) node: NodeId,
-    /// The session's epoch as the node knew it last; the record begins with it if the store has none.
+    /// The session's epoch as the node knew it last, 0 if it did not; the record begins with it if the
+    /// store has none.
     pub(crate) epoch: u64,
     /// The version that it started from.
     pub(crate) base: u64,

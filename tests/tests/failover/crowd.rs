@@ -26,6 +26,7 @@ pub struct Notices {
     gaps: Vec<Duration>,
     /// Session ids that were logged out.
     pub dead: Vec<String>,
+    pub lost_sids: Vec<String>,
     /// Who is still logged in, with their ids.
     pub alive: Vec<(String, String)>,
     /// What went wrong, to be told.
@@ -208,6 +209,7 @@ impl Person {
         if answer.login() == self.login {
             return;
         }
+        let sid = self.browser.sid.clone();
         let mut is_back = false;
         if answer.login().is_empty() {
             // Whoever is shown the login page tries once more.
@@ -220,6 +222,7 @@ impl Person {
             "" if is_back => notices.detours += 1,
             "" => {
                 notices.logouts += 1;
+                notices.lost_sids.extend(sid);
                 self.logged_in = false;
             }
             _ => notices.wrong_user += 1,

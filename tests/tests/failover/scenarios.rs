@@ -77,6 +77,10 @@ async fn night(
     for story in ours.stories.iter().chain(&town.complaints()) {
         println!("    {story}");
     }
+    for sid in ours.lost_sids.iter().take(2) {
+        println!("    lost");
+        town.about(sid);
+    }
     ensure!(ours.wrong_user == 0, "an answer as another user");
     ensure!(risen == 0, "{risen} sessions that were logged out are valid again");
     ensure!(ours.failed_gets == 0, "{} GETs failed", ours.failed_gets);
@@ -92,7 +96,12 @@ async fn risen(town: &Town, notices: &Notices) -> Result<usize> {
         for node in town.stack.nodes.iter().filter(|node| node.process.is_some()) {
             let mut browser = Browser::new(http1(), node.endpoint.http);
             browser.sid = Some(sid.clone());
-            risen += usize::from(!browser.get("/odoo").await?.login().is_empty());
+            let is_risen = !browser.get("/odoo").await?.login().is_empty();
+            if is_risen && risen < 2 {
+                println!("    risen at {}", node.id);
+                town.about(sid);
+            }
+            risen += usize::from(is_risen);
         }
     }
     Ok(risen)

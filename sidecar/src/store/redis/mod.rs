@@ -316,7 +316,7 @@ impl Store for Redis {
     async fn publish(&self, key: SessionKey, new: Publication) -> Result<Published, StoreError> {
         let lifetime = if new.anonymous { self.lifetimes.provisional } else { self.lifetimes.durable };
         let mut script = self.copy_script(&PUBLISH, key);
-        script.arg(new.node.as_str()).arg(new.epoch.max(1)).arg(new.base).arg(&new.digest[..]);
+        script.arg(new.node.as_str()).arg(new.epoch).arg(new.base).arg(&new.digest[..]);
         script.arg(u8::from(new.anonymous)).arg(&new.seal[..]).arg(key.to_string());
         script.arg(lifetime.as_millis() as u64);
         let (stored, epoch, version): (bool, u64, u64) =

@@ -140,7 +140,7 @@ return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEY
 /// Publishes a copy, as `copies::publish` of the parent module does.
 ///
 /// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
-/// the node; 2: its epoch; 3: the version it started from; 4: the digest; 5: 1 if anonymous; 6: the
+/// the node; 2: the epoch it knew last, or 0; 3: the version it started from; 4: the digest; 5: 1 if anonymous; 6: the
 /// seal; 7: the session's key; 8: how long the record lives at least, in milliseconds. Returns whether it
 /// is stored, the epoch and the version.
 pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
@@ -149,20 +149,21 @@ pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
 local node, epoch, version, anonymous, ended =
     unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'anonymous', 'ended'))
 if not node then
-    node, epoch, version = ARGV[1], ARGV[2], ARGV[3]
+    node, epoch, version = ARGV[1], ARGV[2] == '0' and '1' or ARGV[2], ARGV[3]
 end
 version = version or '0'
-if ended or node ~= ARGV[1] or version ~= ARGV[3] or (anonymous == '0' and ARGV[5] == '1') then
+local may = node == ARGV[1] or (ARGV[3] ~= '0' and ARGV[2] ~= '0' and ARGV[2] + 1 == tonumber(epoch))
+if ended or not may or version ~= ARGV[3] or (anonymous == '0' and ARGV[5] == '1') then
     return {0, 0, 0}
 end
 version = string.format('%.0f', version + 1)
 redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'version', version, 'digest', ARGV[4],
-    'anonymous', ARGV[5], 'seal', ARGV[6], 'at:' .. node, version)
+    'anonymous', ARGV[5], 'seal', ARGV[6], 'at:' .. ARGV[1], version)
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[8])
 end
 if KEYS[2] then
-    tell(KEYS[2], KEYS[3], 'key', ARGV[7], 'published', node)
+    tell(KEYS[2], KEYS[3], 'key', ARGV[7], 'published', ARGV[1])
 end
 return {1, tonumber(epoch), tonumber(version)}
 "#,

@@ -67,7 +67,18 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
     // The new owner goes on where the old one stopped.
     assert_eq!(other.claim(claim("s", "b", 1)).await.unwrap(), granted("b", 2));
     assert_eq!(refused_with(one, "s", publication("a", 3, "too late")).await.owner, owner("b", 2));
-    assert_eq!(other.publish(key("s"), publication("b", 3, "fourth")).await.unwrap(), stored(2, 4));
+    let late = |epoch, base| Publication { epoch, ..publication("a", base, "under way when it moved") };
+    assert_eq!(refused_with(one, "s", late(1, 2)).await.version, 3);
+    assert_eq!(one.publish(key("s"), late(1, 3)).await.unwrap(), stored(2, 4));
+    let moved = other.copy(key("s")).await.unwrap().unwrap();
+    assert_eq!(
+        (moved.owner.clone(), moved.is_at(&node("a")), moved.is_at(&node("b"))),
+        (owner("b", 2), true, false)
+    );
+    assert_eq!(other.publish(key("s"), publication("b", 4, "fifth")).await.unwrap(), stored(2, 5));
+    assert_eq!(refused_with(one, "s", late(1, 4)).await.version, 5);
+    other.claim(claim("s", "c", 2)).await.unwrap();
+    assert_eq!(refused_with(one, "s", late(1, 5)).await.owner, owner("c", 3), "not who owned it last");
     // What was claimed before its file was seen has no copy yet.
     one.claim(claim("claimed", "a", 0)).await.unwrap();
     assert_eq!(one.copy(key("claimed")).await.unwrap(), Some(Copy::none_yet(owner("a", 1))));
