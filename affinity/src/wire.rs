@@ -10,6 +10,7 @@
 //! | `POST /v1/nodes/{id}/drain`, `…/undrain` | nothing, once the store has it |
 //! | `GET /v1/nodes/{id}/sessions?from=…` | [`SessionsReply`] |
 //! | `POST /v1/nodes/{id}/move` with [`Sessions`] | [`MoveReply`] |
+//! | `POST /v1/sessions/revoke` with [`SessionKey`]s | [`RevokeReply`] |
 //! | `GET /v1/explanations/{key}` | [`Explanation`] |
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -202,6 +203,13 @@ pub struct MoveReply {
     pub moved: u64,
     /// Sessions that stay: their owner had changed, or no other node is active.
     pub left: u64,
+}
+
+/// What became of sessions that were to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeReply {
+    /// Sessions that ended with this.
+    pub revoked: u64,
 }
 
 /// Where a session's requests go, and why.

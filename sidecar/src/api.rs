@@ -10,7 +10,7 @@ use affinity::{
     plan::{plan, plan_newcomer},
     wire::{
         self, CONTENT_TYPE, Claim, ClaimReply, Cursor, Explanation, MoveReply, NodeReport, NodesReply,
-        Origin, OwnerReply, Sessions, SessionsReply, WatchQuery, WatchReply,
+        Origin, OwnerReply, RevokeReply, Sessions, SessionsReply, WatchQuery, WatchReply,
     },
 };
 use axum::{
@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     sessions::{self, Brought, Carriers},
-    store::{LARGEST_EPOCH, StoreError},
+    store::{EndedBy, LARGEST_EPOCH, StoreError},
     token::Token,
 };
 
@@ -80,6 +80,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let asking = Router::new()
         .route("/v1/owners/{key}", get(owner))
         .route("/v1/claims", post(claim))
+        .route("/v1/sessions/revoke", post(revoke))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{id}/drain", post(drain))
         .route("/v1/nodes/{id}/undrain", post(undrain))
@@ -295,6 +296,19 @@ async fn move_sessions(
             Err(error) => return unavailable(&error),
         }
     }
+    Json(reply).into_response()
+}
+
+/// Ends sessions everywhere.
+async fn revoke(State(shared): State<Arc<Shared>>, Json(keys): Json<Vec<SessionKey>>) -> Response {
+    let mut reply = RevokeReply::default();
+    for key in keys.into_iter().take(MOST_MOVED) {
+        match shared.directory.store().end(key, EndedBy::User).await {
+            Ok(ended) => reply.revoked += u64::from(ended),
+            Err(error) => return unavailable(&error),
+        }
+    }
+    tracing::info!("{} sessions were revoked", reply.revoked);
     Json(reply).into_response()
 }
 

@@ -31,6 +31,30 @@ pub(crate) enum Command {
     Undrain(Undrain),
     /// Say where a session's requests go, and why
     Owner(OwnerOf),
+    /// End sessions everywhere
+    #[command(subcommand)]
+    Sessions(Sessions),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sessions {
+    /// End one session, or all of a node: whoever has them must log in again
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(false).args(["file", "node"]))]
+pub(crate) struct Revoke {
+    /// A file with the session id or a Cookie header, or - for the standard input. Never the id itself
+    #[arg(env = "MOORING_COOKIE_FILE", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// All sessions that this node owns
+    #[arg(long, env = "MOORING_REVOKE_NODE", value_name = "ID")]
+    pub(crate) node: Option<NodeId>,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
 }
 
 #[derive(Debug, Args)]

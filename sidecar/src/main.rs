@@ -9,6 +9,7 @@ mod asking;
 mod cache;
 mod cli;
 mod client;
+mod cookie_file;
 mod directory;
 mod drain_command;
 mod heartbeat;
@@ -22,6 +23,7 @@ mod probe;
 mod registry;
 mod serve;
 mod sessions;
+mod sessions_command;
 mod store;
 mod token;
 
@@ -45,6 +47,9 @@ fn main() -> ExitCode {
             }
             cli::Command::Undrain(options) => {
                 drain_command::undrain(options).await.map_err(|error| error.to_string())
+            }
+            cli::Command::Sessions(cli::Sessions::Revoke(options)) => {
+                sessions_command::revoke(options).await.map_err(|error| error.to_string())
             }
             cli::Command::Owner(options) => {
                 owner_command::run(options).await.map_err(|error| error.to_string())

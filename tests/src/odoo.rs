@@ -280,6 +280,11 @@ impl Odoo {
         serde_json::from_slice(&fs::read(file).ok()?).ok()
     }
 
+    /// Where a node keeps its sessions.
+    pub fn sessions(&self, place: usize) -> PathBuf {
+        self.data(place).join("sessions")
+    }
+
     /// The nodes that have a file of a session.
     pub fn holders(&self, sid: &str) -> Vec<usize> {
         (0..self.nodes.len()).filter(|place| self.session(*place, sid).is_some()).collect()

@@ -181,6 +181,11 @@ impl Stack {
         Ok(())
     }
 
+    /// Gives the sidecar further arguments when it is started next.
+    pub fn add_sidecar_args(&mut self, args: &[&str]) {
+        self.options.sidecar_args.extend(args.iter().map(|text| (*text).to_owned()));
+    }
+
     /// What `mooring nodes --json` prints.
     ///
     /// # Errors

@@ -80,6 +80,61 @@ async fn two_nodes_of_a_real_odoo() -> Result<()> {
     guests = without(&mut odoo, &stack, guests, 0, Signal::TERM).await?;
     guests = without(&mut odoo, &stack, guests, 1, Signal::KILL).await?;
     ensure!(guests.len() == PEOPLE);
+
+    // With their sessions carried.
+    stack.sidecar.take().context("a sidecar")?.terminate()?;
+    for place in 0..2 {
+        let sessions = format!("{}={}", stack.nodes[place].id, odoo.sessions(place).display());
+        stack.add_sidecar_args(&["--sessions", &sessions]);
+    }
+    stack.start_sidecar().await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for guest in &mut guests {
+        let holders = odoo.holders(guest.person.sid());
+        ensure!(holders == [0, 1], "the session that was there before is on {holders:?}");
+        stays(&odoo, guest, 2).await?;
+    }
+    say("real Odoo: sessions that were there are carried, and nobody logged in again");
+    nobody_is_logged_out(&mut odoo, &stack, guests).await
+}
+
+/// A node is killed; its people go on at the other one, at once and as themselves. Who logs out is out
+/// everywhere, also after the node is back.
+async fn nobody_is_logged_out(odoo: &mut Odoo, stack: &Stack, mut guests: Vec<Guest>) -> Result<()> {
+    let late = {
+        let mut person = Person::new(&browser::http1(), stack.address, "203.0.113.99".to_owned());
+        person.log_in().await?;
+        person
+    };
+    let gone = guests[0].home;
+    let home = guests.iter().position(|guest| guest.home != gone).context("nobody on the other node")?;
+    guests.swap(1, home);
+    odoo.stop(gone, Signal::KILL).await?;
+    let mut late = late;
+    for person in [&mut late].into_iter().chain(guests.iter_mut().map(|guest| &mut guest.person)) {
+        let sid = person.sid().to_owned();
+        let answer = person.get("/odoo").await?;
+        ensure!(answer.status == 200, "{} got {}", person.address, answer.status);
+        ensure!(person.session_info().await?["uid"].is_u64(), "{} is logged out", person.address);
+        ensure!(person.sid() == sid, "{} has another session", person.address);
+    }
+    say(&format!(
+        "real Odoo: {} was killed: all {PEOPLE} people and one who just came went on",
+        stack.nodes[gone].id
+    ));
+
+    let mut leaver = guests.swap_remove(0).person;
+    let sid = leaver.sid().to_owned();
+    leaver.get("/web/session/logout").await?;
+    ensure!(leaver.sid() != sid, "the logout changed nothing");
+    start(odoo, stack, gone).await?;
+    stack.wait_until_healthy(2).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(odoo.holders(&sid).is_empty(), "who logged out is still on {:?}", odoo.holders(&sid));
+    for guest in &mut guests {
+        ensure!(guest.person.get("/odoo").await?.status == 200, "{} is logged out", guest.person.address);
+    }
+    say("real Odoo: the node is back: who logged out is out, the others are in");
     Ok(())
 }
 

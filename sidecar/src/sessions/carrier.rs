@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use affinity::{Membership, NodeId, SessionKey, plan::plan, wire::CarriedReport};
+use affinity::{
+    Membership, NodeId, SessionKey,
+    plan::plan,
+    wire::{CarriedReport, Claim, Origin},
+};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -370,6 +374,11 @@ impl Carrier {
                         }
                         Published::Refused(present) => copy = Some(Some(present)),
                     }
+                }
+                (Action::TakeOver, Some(Some(present))) => {
+                    let (node, expect) = (self.node.clone(), present.owner.epoch);
+                    self.store.claim(Claim { key, node, expect, origin: Origin::Visit }).await?;
+                    copy = Some(self.store.copy(key).await?);
                 }
                 (Action::Write | Action::Remove, Some(Some(present)))
                     if is_new && !job.waited && !present.ended && present.owner.node != self.node =>

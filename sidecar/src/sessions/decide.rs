@@ -19,6 +19,8 @@ pub(super) enum Action {
     Agree,
     /// The node changed it, counted from this version.
     Publish(u64),
+    /// The node has somebody's session where the owner has nobody's: it must become the owner.
+    TakeOver,
     /// The store's copy goes to the disk.
     Write,
     /// The files are of no use any more.
@@ -64,6 +66,14 @@ pub(super) fn decide(
         None if copy.version == 0 => Action::Nothing,
 
         Some(local) if local.digest == copy.digest => Action::Agree,
+        // Odoo saves an anonymous session under the id of one that it does not have, and it may come first.
+        Some(local) if copy.anonymous && !local.anonymous => {
+            if owns {
+                Action::Publish(copy.version)
+            } else {
+                Action::TakeOver
+            }
+        }
         // A node that was away has another version to start from; and Odoo may save an anonymous session
         // under the id of somebody's that it does not have.
         Some(local) if owns && had == copy.version && (copy.anonymous || !local.anonymous) => {
@@ -97,9 +107,12 @@ mod tests {
         NodeId::new(name).unwrap()
     }
 
-    fn copy(owner: &str, version: u64) -> Copy {
-        let owner = Owner { node: node(owner), epoch: 1 };
-        Copy { version, digest: [1; 16], anonymous: false, ..Copy::none_yet(owner) }
+    fn owner(name: &str) -> Owner {
+        Owner { node: node(name), epoch: 1 }
+    }
+
+    fn copy(of: &str, version: u64) -> Copy {
+        Copy { version, digest: [1; 16], anonymous: false, ..Copy::none_yet(owner(of)) }
     }
 
     fn local(digest: u8) -> Option<Local> {
@@ -133,6 +146,8 @@ mod tests {
         expect(Action::Write, nobody, 3, Some(&copy), true);
         let of_nobody = Copy { anonymous: true, ..copy };
         expect(Action::Publish(3), nobody, 3, Some(&of_nobody), true);
+        expect(Action::Publish(3), local(2), 0, Some(&of_nobody), true);
+        expect(Action::TakeOver, local(2), 0, Some(&Copy { owner: owner("other"), ..of_nobody }), true);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::store::{Copy, EndedBy, Store, StoreError};
 
 /// How long the answer to a login or logout may be held back. Odoo's own takes as long.
 const ENTRY: Duration = Duration::from_millis(300);
+/// How long a copy may take to reach the standby by itself.
+const BY_ITSELF: Duration = Duration::from_millis(40);
 /// How long a request may wait for its file.
 const FAILOVER: Duration = Duration::from_millis(600);
 /// How long between two looks at the store, at first and at last.
@@ -42,7 +44,21 @@ pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, cla
             || (copy.version > 0
                 && holders(membership, claim.key, &copy.owner.node).all(|node| copy.is_at(&node)))
     };
-    let came = holds(store, claim.key, Instant::now() + ENTRY, false, at_standby);
+    let deadline = Instant::now() + ENTRY;
+    let came = async {
+        if holds(store, claim.key, Instant::now() + BY_ITSELF, false, at_standby).await {
+            return true;
+        }
+        // The sidecar beside the standby may not know yet that it is: it hears of a dead node late.
+        if let Ok(Some(copy)) = store.copy(claim.key).await {
+            for node in holders(membership, claim.key, &copy.owner.node).filter(|node| !copy.is_at(node)) {
+                if store.want_copy(claim.key, &node).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        holds(store, claim.key, deadline, false, at_standby).await
+    };
     let (ended, came) = tokio::join!(ended, came);
     ended && came
 }

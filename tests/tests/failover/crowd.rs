@@ -26,7 +26,8 @@ pub struct Notices {
     gaps: Vec<Duration>,
     /// Session ids that were logged out.
     pub dead: Vec<String>,
-    pub lost_sids: Vec<String>,
+    /// The sessions of those who were logged out, and when they began.
+    pub lost: Vec<(String, Instant)>,
     /// Who is still logged in, with their ids.
     pub alive: Vec<(String, String)>,
     /// What went wrong, to be told.
@@ -71,6 +72,7 @@ impl Crowd {
                 login: format!("user{number}"),
                 random: StdRng::seed_from_u64(seed ^ (number as u64) << 20),
                 logged_in: false,
+                since: Instant::now(),
             };
             // As if everybody came from another office: ip_hash looks at the first three numbers.
             person.browser.headers = vec![("x-test-ip", format!("10.{}.{}.7", number % 200, number / 200))];
@@ -96,6 +98,8 @@ struct Person {
     login: String,
     random: StdRng,
     logged_in: bool,
+    /// When their session began.
+    since: Instant,
 }
 
 impl Person {
@@ -132,6 +136,7 @@ impl Person {
         let form = format!("csrf_token={token}&login={0}&password=pw-{0}&redirect=/odoo", self.login);
         let kind = "application/x-www-form-urlencoded";
         let answer = self.request(Method::POST, "/web/login", kind, form).await;
+        self.since = Instant::now();
         // Who is not logged in tries again.
         self.logged_in = answer.is_ok_and(|answer| answer.status == 303 && answer.login() == self.login);
         notices.lock().expect("no panic").requests += 2;
@@ -196,7 +201,6 @@ impl Person {
             Ok(echo) => {
                 let as_nobody = echo.ends_with("::hello") || echo.contains(":None:");
                 notices.wrong_user += usize::from(!as_nobody);
-                notices.logouts += usize::from(as_nobody);
                 notices.story(format!("websocket of {}: {echo}", self.login));
             }
             // A browser opens its websocket again by itself.
@@ -222,7 +226,7 @@ impl Person {
             "" if is_back => notices.detours += 1,
             "" => {
                 notices.logouts += 1;
-                notices.lost_sids.extend(sid);
+                notices.lost.extend(sid.map(|sid| (sid, self.since)));
                 self.logged_in = false;
             }
             _ => notices.wrong_user += 1,

