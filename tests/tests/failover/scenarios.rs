@@ -13,7 +13,7 @@ use harness::{
     program,
 };
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 
 use crate::{
     crowd::{Crowd, Notices},
@@ -25,6 +25,9 @@ fn people() -> usize {
     std::env::var("MOORING_PEOPLE").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
+/// Two nights at once would measure each other.
+pub static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
 const WARM_UP: Duration = Duration::from_secs(3);
 
 /// One bad night: what happens to Mooring's servers, and the same to nginx's. It may say when sessions
@@ -34,6 +37,7 @@ async fn night(
     profile: u32,
     happens: impl AsyncFnOnce(&mut Town, &mut Recipe) -> Result<Option<Range<Instant>>>,
 ) -> Result<Notices> {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let standin_args: &[&str] = &["--rotation-secs", "4", "--rotation-grace-secs", "4"];
     let mut town = Town::start(profile, standin_args).await?;
     let mut recipe = Recipe::start(profile, standin_args).await?;

@@ -6,6 +6,7 @@
 mod abi;
 mod claims;
 mod configuration;
+mod failover;
 mod following;
 mod hostile;
 mod lookups;

@@ -1,0 +1,115 @@
+//! A node serves in the owner's place.
+
+use affinity::{
+    Membership, Node, NodeState,
+    wire::{self, Claim, ClaimReply, Origin, WatchReply},
+};
+use wasm_host::{Action, Host, Stream, Vm};
+
+use crate::support::{
+    Routing, answer_poll, encoded, key, no_news, nodes, not_home, only_call, owner, owner_reply, pass, seed,
+    set_cookie, sid, visit, with_sidecar,
+};
+
+/// A VM whose nodes carry sessions, but for odoo-3; one of them may be down.
+fn carrying(host: &Host, down: Option<&str>) -> (Vm, Membership) {
+    let change = |node: &Node| {
+        let state = if down == Some(node.id.as_str()) { NodeState::Down } else { NodeState::Active };
+        Node { carries: node.id.as_str() != "odoo-3", state, ..node.clone() }
+    };
+    let membership = Membership::new(nodes().nodes().iter().map(change).collect()).unwrap();
+    let vm = host.vm(with_sidecar()).unwrap();
+    vm.tick();
+    answer_poll(&vm, &WatchReply { membership: Some(membership.clone()), ..no_news(7, 0) });
+    pass(host, &[&vm], 100);
+    (vm, membership)
+}
+
+fn claim_of(vm: &Vm) -> (u32, Claim) {
+    let call = only_call(vm, "/v1/claims");
+    (call.token, wire::decode(&call.body).unwrap())
+}
+
+fn of_owner(membership: &Membership, sid: &str, node: &str) -> Routing {
+    Routing::planned(membership, key(sid), Some(seed(node)), affinity::Port::Http)
+}
+
+/// A session whose home under `membership` carries sessions, and its owner, which is not that.
+fn session(membership: &Membership, owner: &str) -> (String, String) {
+    let home = |sid: &str| {
+        let place = affinity::plan::plan(membership, key(sid), Some(seed(owner))).places[0];
+        membership.nodes()[place].id.to_string()
+    };
+    let sid = (0..).map(sid).find(|sid| home(sid) != "odoo-3").unwrap();
+    let standby = home(&sid);
+    (sid, standby)
+}
+
+#[test]
+fn a_session_whose_owner_is_down_is_claimed_before_its_request_goes_on() {
+    let host = Host::new().unwrap();
+    let (vm, membership) = carrying(&host, Some("odoo-1"));
+    let (sid, standby) = session(&membership, "odoo-1");
+    let stream = visit(&vm, &sid);
+    vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some("odoo-1")));
+    assert!(stream.is_request_paused(), "its file may not be there yet");
+    let (token, claim) = claim_of(&vm);
+    assert_eq!((claim.node.as_str(), claim.expect, claim.origin), (&*standby, 1, Origin::Failover));
+    vm.answer(token, 200, wire::encode(&ClaimReply { granted: true, owner: owner(&standby, 2) }));
+    assert!(!stream.is_request_paused());
+    assert_eq!(Routing::of(&stream), of_owner(&membership, &sid, &standby));
+    // The next one knows.
+    assert_eq!(Routing::of(&visit(&vm, &sid)), of_owner(&membership, &sid, &standby));
+    assert!(vm.calls_to("/v1/claims").is_empty());
+}
+
+#[test]
+fn without_an_answer_the_request_goes_to_the_standby_all_the_same() {
+    let host = Host::new().unwrap();
+    let (vm, membership) = carrying(&host, Some("odoo-1"));
+    let (sid, standby) = session(&membership, "odoo-1");
+    let stream = visit(&vm, &sid);
+    vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some("odoo-1")));
+    vm.answer(claim_of(&vm).0, 503, Vec::new());
+    assert!(!stream.is_request_paused());
+    let first = Routing::of(&stream).upstream;
+    assert_eq!(first, of_owner(&membership, &sid, &standby).upstream);
+}
+
+/// A request of a session that odoo-2 owns, answered by another node.
+fn answered_by(vm: &Vm, sid: &str, address: &str, set: Option<&str>) -> (Stream, Action) {
+    let mut stream = visit(vm, sid);
+    vm.answer(only_call(vm, "/v1/owners/").token, 200, owner_reply(Some("odoo-2")));
+    let upstream = encoded(address);
+    let mut headers = vec![(":status", "200"), ("x-mooring-upstream", upstream.as_str())];
+    headers.extend(set.map(|cookie| ("set-cookie", cookie)));
+    let action = stream.response(&headers);
+    (stream, action)
+}
+
+#[test]
+fn who_served_in_the_owner_s_place_claims_the_session_if_it_carries() {
+    let host = Host::new().unwrap();
+    let (vm, _) = carrying(&host, None);
+    let (stream, action) = answered_by(&vm, &sid(1), "127.0.0.4:8069", None);
+    assert_eq!(action, Action::Pause);
+    let (token, claim) = claim_of(&vm);
+    assert_eq!((claim.node.as_str(), claim.expect, claim.origin), ("odoo-4", 1, Origin::Failover));
+    vm.answer(token, 200, wire::encode(&ClaimReply { granted: true, owner: owner("odoo-4", 2) }));
+    assert!(!stream.is_response_paused());
+    let (_stream, action) = answered_by(&vm, &sid(2), "[::1]:8069", None);
+    assert_eq!(action, Action::Continue, "where sessions are not carried it would be lost there");
+    assert!(vm.calls_to("/v1/claims").is_empty());
+}
+
+#[test]
+fn a_login_says_which_session_was_left() {
+    let host = Host::new().unwrap();
+    let (vm, _) = carrying(&host, None);
+    let (before, after) = (sid(1), sid(2));
+    let mut stream = visit(&vm, &before);
+    vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some(not_home(&before))));
+    assert_eq!(stream.response(&[(":status", "303"), ("set-cookie", &set_cookie(&after))]), Action::Pause);
+    let (_, claim) = claim_of(&vm);
+    assert_eq!((claim.key, claim.origin), (key(&after), Origin::Entry { left: Some(key(&before)) }));
+}
