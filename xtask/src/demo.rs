@@ -51,7 +51,8 @@ pub fn run(options: &Options) -> Result<()> {
 async fn tell(options: &Options, mut story: Story) -> Result<()> {
     story.note("starting three Odoo stand-ins, the sidecar with its embedded store, and Envoy …");
     let mut stack =
-        Stack::start(stack::Options { nodes: 4, running: 3, ..stack::Options::default() }).await?;
+        Stack::start(stack::Options { nodes: 4, running: 3, carry: true, ..stack::Options::default() })
+            .await?;
     let http = browser::http1();
     let mut alice = stack.browser(&http);
 
@@ -67,6 +68,9 @@ async fn tell(options: &Options, mut story: Story) -> Result<()> {
     story.tell("newcomers use odoo-4 as well", newcomers(&stack).await);
     story.tell("the sidecar is killed: nobody notices", sidecar_killed(&mut stack, &mut crowd).await);
     story.tell("it is back: still nobody moves", sidecar_back(&mut stack, &mut crowd).await);
+    story.tell("Alice's server is killed: she goes on", server_killed(&mut stack, &mut alice).await);
+    story.tell("so does everybody who was there", all_logged_in(&mut crowd).await);
+    story.tell("she logs out, her server comes back", logged_out(&mut stack, &mut alice).await);
 
     let urls = json!({
         "odoo": format!("http://{}/web/login", stack.address),
@@ -217,6 +221,38 @@ async fn sidecar_killed(stack: &mut Stack, crowd: &mut [(Browser, String)]) -> O
     stack.sidecar.take().context("no sidecar")?.kill();
     let there = still_there(crowd).await?;
     Ok((there == crowd.len(), format!("{there} of {} on their server and logged in", crowd.len())))
+}
+
+async fn server_killed(stack: &mut Stack, alice: &mut Browser) -> Outcome {
+    let node = alice.get("/odoo").await?.node().to_owned();
+    stack.kill_node(&node);
+    let answer = alice.get("/odoo").await?;
+    let held = answer.status == 200 && answer.login() == "alice" && answer.node() != node;
+    Ok((held, format!("from {node} to {}, as {}", answer.node(), answer.login())))
+}
+
+async fn all_logged_in(crowd: &mut [(Browser, String)]) -> Outcome {
+    let mut logged_in = 0;
+    for (number, (browser, _)) in crowd.iter_mut().enumerate() {
+        logged_in += usize::from(browser.get("/odoo").await?.login() == format!("user{number}"));
+    }
+    Ok((logged_in == crowd.len(), format!("{logged_in} of {} logged in", crowd.len())))
+}
+
+/// Her old session must be of no use on any server, the one that was away included.
+async fn logged_out(stack: &mut Stack, alice: &mut Browser) -> Outcome {
+    let old = alice.clone();
+    alice.get("/web/session/logout").await?;
+    let dead = stack.nodes.iter().position(|node| node.process.is_none()).context("no dead server")?;
+    stack.start_node(dead).await?;
+    stack.wait_for_state(&stack.nodes[dead].id.clone(), "active").await?;
+    let mut known = Vec::new();
+    for node in &stack.nodes {
+        let answer = old.at(node.endpoint.http).get("/odoo").await?;
+        known.extend((!answer.login().is_empty()).then(|| node.id.clone()));
+    }
+    let told = if known.is_empty() { "her old session is valid nowhere".into() } else { known.join(", ") };
+    Ok((known.is_empty(), told))
 }
 
 async fn sidecar_back(stack: &mut Stack, crowd: &mut [(Browser, String)]) -> Outcome {

@@ -27,9 +27,11 @@ mod decide;
 mod disk;
 mod goner;
 mod layout;
+mod memory;
 mod seal;
 mod settle;
 mod snapshot;
+mod step;
 mod watch;
 
 pub(crate) use seal::Sealer;
