@@ -64,6 +64,8 @@ pub(crate) enum ServeError {
          openssl rand -hex 32"
     )]
     NoSecret,
+    #[error("MOORING_SECRET: {0}")]
+    GivenSecret(String),
     #[error("--secret-file {0}: {1}")]
     Secret(PathBuf, io::Error),
     #[error("--token-file {0}: {1}")]
@@ -204,8 +206,13 @@ fn sessions_plan(options: &Serve) -> Result<Option<sessions::Plan>, ServeError> 
         let path = path.to_owned();
         move |error| ServeError::Secret(path, error)
     };
+    // Never an option of the command line, which everybody on the host can read.
+    let given = std::env::var("MOORING_SECRET").ok().filter(|secret| !secret.is_empty());
     let sealer = match (&options.secret_file, &options.store) {
         (Some(path), _) => Sealer::read(path).map_err(failed(path))?,
+        (None, _) if given.is_some() => {
+            Sealer::new(&given.unwrap_or_default()).map_err(ServeError::GivenSecret)?
+        }
         (None, StoreUrl::Embedded) => {
             let path = options.state_dir.join("secret");
             Sealer::read_or_make(&path).map_err(failed(&path))?

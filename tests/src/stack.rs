@@ -24,6 +24,8 @@ pub struct Options {
     pub profile: u32,
     /// Further arguments for the stand-ins.
     pub standin_args: Vec<String>,
+    /// How far the clocks of the nodes are ahead, in seconds; 0 for those beyond the list.
+    pub clock_offsets: Vec<i64>,
     /// Further arguments for the sidecar.
     pub sidecar_args: Vec<String>,
     /// Whether the sidecar carries the nodes' sessions.
@@ -43,6 +45,7 @@ impl Default for Options {
             running: 3,
             profile: 19,
             standin_args: vec![],
+            clock_offsets: vec![],
             sidecar_args: ["--probe-interval-ms", "500"].map(str::to_owned).to_vec(),
             carry: false,
             concurrency: 2,
@@ -247,6 +250,9 @@ async fn start_node(node: &Node, options: &Options, folder: &TempDir) -> Result<
     command.args(["--http", &node.endpoint.http.to_string(), "--gevent", &node.endpoint.gevent.to_string()]);
     command.arg("--data-dir").arg(folder.path().join(&node.id));
     command.arg("--shared-dir").arg(folder.path().join("database"));
+    let place = node.id.rsplit('-').next().and_then(|number| number.parse::<usize>().ok());
+    let offset = place.and_then(|number| options.clock_offsets.get(number.checked_sub(1)?));
+    command.args(["--clock-offset-secs", &offset.copied().unwrap_or_default().to_string()]);
     command.args(&options.standin_args);
     let mut process = Process::start(&node.id, command, &folder.path().join(format!("{}.log", node.id)))?;
     let http = node.endpoint.http;

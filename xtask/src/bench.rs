@@ -21,6 +21,7 @@ mod directory;
 mod figures;
 mod load;
 mod proxies;
+mod replication;
 mod variants;
 mod wasmtime;
 mod world;
@@ -80,6 +81,8 @@ pub struct Options {
 enum Part {
     /// Measure claims, look-ups, changes and memory of the directory beside the same Redis used directly
     Directory(directory::Options),
+    /// Measure how fast sessions reach their standby, beside a Redis session store used directly
+    Replication(replication::Options),
 }
 
 impl Options {
@@ -101,8 +104,10 @@ impl Options {
 
 /// Builds what is measured, measures it and prints the report.
 pub fn run(options: &Options) -> Result<()> {
-    if let Some(Part::Directory(options)) = &options.part {
-        return directory::run(options);
+    match &options.part {
+        Some(Part::Directory(options)) => return directory::run(options),
+        Some(Part::Replication(options)) => return replication::run(options),
+        None => {}
     }
     build::all()?;
     build::module("noop-filter", "noop_filter", &variants::noop())?;

@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Age at which 19 changes the second half of a session id.
     #[arg(long, value_name = "SECONDS", default_value_t = 10_800)]
     pub(crate) rotation_secs: u64,
+    /// How far this node's clock is ahead; below 0: behind.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_hyphen_values = true)]
+    pub(crate) clock_offset_secs: i64,
     /// How long a rotated session id is still accepted.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) rotation_grace_secs: u64,

@@ -40,6 +40,7 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
 
+    session::set_clock(args.clock_offset_secs);
     let store = Store::open(args.profile, &args.data_dir)
         .with_context(|| format!("cannot use --data-dir {}", args.data_dir.display()))?;
     let database = Database::open(&args.shared_dir)

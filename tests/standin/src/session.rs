@@ -1,5 +1,6 @@
 //! What a session holds, and the shape of session ids.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -147,9 +148,19 @@ pub(crate) fn is_valid_sid(profile: Profile, sid: &str) -> bool {
     }
 }
 
-/// Seconds since 1970, as Python's `time.time()`.
+/// How far this node's clock is ahead, in seconds.
+static CLOCK_OFFSET: OnceLock<i64> = OnceLock::new();
+
+/// Sets this node's clock, once.
+pub(crate) fn set_clock(offset: i64) {
+    // Nobody sets it twice.
+    let _ = CLOCK_OFFSET.set(offset);
+}
+
+/// Seconds since 1970 by this node's clock, as Python's `time.time()`.
 pub(crate) fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    let offset = CLOCK_OFFSET.get().copied().unwrap_or_default();
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() + offset as f64
 }
 
 #[cfg(test)]

@@ -35,15 +35,21 @@ pub struct Town {
 
 impl Town {
     /// Starts it, and waits until all nodes' sessions are carried.
-    pub async fn start(profile: u32, standin_args: &[&str]) -> Result<Self> {
+    pub async fn start(profile: u32, standin_args: &[&str], clock_offsets: Vec<i64>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (redis, redis_address) = start_redis(folder.path()).await?;
         std::fs::write(folder.path().join("secret"), "a secret of at least thirty-two characters")?;
         let store = format!("redis://{redis_address}/0");
         let sidecar_args = ["--probe-interval-ms", "200", "--store", &store].map(str::to_owned).to_vec();
         let standin_args = standin_args.iter().map(|text| (*text).to_owned()).collect();
-        let stack =
-            Stack::start(Options { profile, sidecar_args, standin_args, ..Options::default() }).await?;
+        let stack = Stack::start(Options {
+            profile,
+            sidecar_args,
+            standin_args,
+            clock_offsets,
+            ..Options::default()
+        })
+        .await?;
         let mut town =
             Self { stack, redis: Some(redis), redis_address, beside: vec![None, None, None], folder };
         for place in 0..3 {
