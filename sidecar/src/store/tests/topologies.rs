@@ -111,7 +111,7 @@ async fn sentinels_name_the_new_master_and_the_failover_is_a_doubt() {
 }
 
 /// The rules that the documentation gives a user of Redis.
-const RULES: &str = "~mooring:* &* -@all +evalsha +eval +script|load +hmget +hset +hget +hgetall +hdel +pexpire \
+const RULES: &str = "~mooring:* &* -@all +evalsha +eval +script|load +hmget +hset +hget +hgetall +hdel +hexists +del +pexpire \
                      +pttl +incr +xadd +xread +xrevrange +set +get +sadd +srem +smembers +time +scan +info +ping \
                      +select +cluster|slots +cluster|nodes +cluster|shards";
 
@@ -156,6 +156,14 @@ async fn tls_and_a_narrow_user_with_a_password_from_a_file_are_enough() {
     store.roster(&HashMap::new()).await.unwrap();
     store.set_draining(&NodeId::new("a").unwrap(), true).await.unwrap();
     assert_eq!(store.owned(&NodeId::new("b").unwrap(), None).await.unwrap().sessions.len(), 1);
+    let node = NodeId::new("b").unwrap();
+    let (digest, seal) = ([1; 16], b"sealed".to_vec());
+    let new = Publication { node: node.clone(), epoch: 2, base: 0, digest, anonymous: false, seal };
+    assert_eq!(store.publish(key("s"), new).await.unwrap(), Published::Stored { epoch: 2, version: 1 });
+    store.has_copy(key("s"), &node, 1).await.unwrap();
+    store.want_copy(key("s"), &node).await.unwrap();
+    assert!(store.copy(key("s")).await.unwrap().unwrap().is_at(&node));
+    assert!(store.end(key("s"), EndedBy::User).await.unwrap());
     for wrong in [
         Access { ca_file: None, ..access.clone() },
         Access { password_file: None, ..access.clone() },
