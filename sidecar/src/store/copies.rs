@@ -112,6 +112,10 @@ pub(super) fn end(present: Option<Copy>, by: &EndedBy) -> Option<Copy> {
         (None, EndedBy::Witness(node)) => Copy::none_yet(Owner { node: node.clone(), epoch: 1 }),
         (None, _) => return None,
     };
+    // Of what was never published nobody has a copy: it needs no memory of its end.
+    if copy.version == 0 && !copy.ended && !matches!(by, EndedBy::Witness(_)) {
+        return None;
+    }
     let may = match by {
         // The owner knows best. Another node's Odoo may end what it has (a revoked device), unless that
         // was not the session as it is.

@@ -178,12 +178,14 @@ async fn a_node_and_the_sidecar_beside_it_die_together() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_node_freezes() -> Result<()> {
-    night("a node freezes for 8 s", 19, async |town, recipe| {
+async fn a_host_freezes() -> Result<()> {
+    night("a host freezes for 8 s, node and sidecar", 19, async |town, recipe| {
         let ours = town.stack.nodes[1].process.as_ref().expect("a running node");
+        let beside = town.beside[1].as_ref().expect("a running sidecar");
         let theirs = recipe.nodes[1].2.as_ref().expect("a running node");
         for signal in [Signal::STOP, Signal::CONT] {
             ours.signal(signal);
+            beside.signal(signal);
             theirs.signal(signal);
             sleep(Duration::from_secs(if signal == Signal::STOP { 8 } else { 3 })).await;
         }

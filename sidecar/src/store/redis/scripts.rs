@@ -196,6 +196,9 @@ local node, epoch, version, ended = unpack(redis.call('HMGET', KEYS[1], 'node', 
 if not node and ARGV[5] ~= '' then
     node, epoch = ARGV[5], '1'
 end
+if ARGV[5] == '' and not version then
+    return 0
+end
 if not node or ended or (ARGV[1] ~= '' and ARGV[1] ~= node and (version or '0') ~= ARGV[2]) then
     return 0
 end

@@ -108,6 +108,10 @@ pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
     assert!(other.end(key("t"), by("a", 0)).await.unwrap(), "the owner may, before it knows its version");
     one.publish(key("u"), publication("a", 0, "first")).await.unwrap();
     assert!(other.end(key("u"), EndedBy::User).await.unwrap());
+    // What was only claimed leaves nothing behind: a visitor's session before a login.
+    one.claim(claim("visitor", "a", 0)).await.unwrap();
+    assert!(!one.end(key("visitor"), EndedBy::User).await.unwrap());
+    assert_eq!(one.copy(key("visitor")).await.unwrap(), Some(Copy::none_yet(owner("a", 1))));
     // Who saw a session end says so to a store that forgot it.
     assert!(!one.end(key("v"), EndedBy::User).await.unwrap());
     assert!(one.end(key("v"), EndedBy::Witness(node("c"))).await.unwrap());
