@@ -270,7 +270,9 @@ impl Carrier {
                 let by = match (known, copy) {
                     // The store may have forgotten that it was this node's, and been filled by a copy.
                     (Some(known), _) if known.owned => EndedBy::Witness(me),
+                    // Nor may it have anything but a claim.
                     (_, None) => EndedBy::Witness(me),
+                    (_, Some(copy)) if copy.version == 0 => EndedBy::Witness(me),
                     (Some(known), Some(copy)) if known.digest != copy.digest => {
                         EndedBy::Node(me, known.version)
                     }
