@@ -295,7 +295,8 @@ impl Carrier {
     fn may_refill(&self, key: SessionKey, known: Option<&Known>) -> bool {
         match known {
             Some(known) => known.owned,
-            // A session that nobody has seen yet began here, unless this process did just now.
+            // Found on the disk by a process that just began: others may have it too, and its home's turn is
+            // first.
             None => {
                 let membership = self.membership.borrow();
                 let home = plan(&membership, key, None).places.first().copied();
