@@ -164,7 +164,7 @@ pub struct NodeReport {
     /// Whether its sessions are carried to other nodes.
     #[serde(default)]
     pub carries: bool,
-    /// How it stands with its sessions, if the sidecar that was asked carries them.
+    /// How it stands with its sessions, as far as the sidecar that was asked knows.
     #[serde(default)]
     pub carried: Option<CarriedReport>,
 }

@@ -5,22 +5,28 @@ use std::{sync::Arc, time::Duration};
 use affinity::NodeId;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{directory::Directory, registry::Registry};
+use crate::{directory::Directory, registry::Registry, sessions::Carriers};
 
 /// How often, unless the store says that there is news.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Registers the node `beside` this sidecar once it answers, and keeps the registry up to date.
-pub(crate) fn start(directory: &Arc<Directory>, registry: &Arc<Registry>, beside: Option<NodeId>) {
+pub(crate) fn start(
+    directory: &Arc<Directory>,
+    registry: &Arc<Registry>,
+    carriers: &Carriers,
+    beside: Option<NodeId>,
+) {
     if let Some(id) = beside {
         let (directory, registry) = (Arc::clone(directory), Arc::clone(registry));
-        tokio::spawn(async move { register(&directory, &registry, &id).await });
+        let carriers = carriers.clone();
+        tokio::spawn(async move { register(&directory, &registry, &carriers, &id).await });
     }
     let (directory, registry) = (Arc::clone(directory), Arc::clone(registry));
     tokio::spawn(async move { follow(&directory, &registry).await });
 }
 
-async fn register(directory: &Directory, registry: &Registry, id: &NodeId) {
+async fn register(directory: &Directory, registry: &Registry, carriers: &Carriers, id: &NodeId) {
     let mut membership = registry.membership();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -29,7 +35,7 @@ async fn register(directory: &Directory, registry: &Registry, id: &NodeId) {
             _ = ticks.tick() => {}
             _ = membership.changed() => {}
         }
-        if let Some(registration) = registry.registration(id)
+        if let Some(registration) = registry.registration(id, carriers.report(id))
             && let Err(error) = directory.store().register(&registration).await
         {
             tracing::debug!("the node cannot be registered: {error}");

@@ -242,7 +242,9 @@ impl Metrics {
             if let Some(carried) = &report.carried {
                 let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
                 self.carried.get_or_create(&by_node).set(number(carried.sessions));
-                self.carrying.get_or_create(&by_node).set(number(carried.waiting));
+                self.carrying
+                    .get_or_create(&by_node)
+                    .set(number(carried.waiting + carried.of.saturating_sub(carried.looked_at)));
             }
         }
         let mut text = String::new();

@@ -83,7 +83,7 @@ fn table(nodes: &[NodeReport]) -> Table {
             right(or_dash(share)),
             right(match &node.carried {
                 Some(report) => carried(report),
-                // By another sidecar, which knows how it stands.
+                // By a sidecar that does not say how it stands.
                 None if node.carries => "yes".to_owned(),
                 None => "–".to_owned(),
             }),

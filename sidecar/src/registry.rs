@@ -1,19 +1,22 @@
 //! The nodes: where they are, and what their probes say of them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use affinity::{
-    Membership, Node, NodeId, NodeState, bounded::has_room, membership::InvalidMembership, wire::NodeReport,
+    Membership, Node, NodeId, NodeState,
+    bounded::has_room,
+    membership::InvalidMembership,
+    wire::{CarriedReport, NodeReport},
 };
 use tokio::sync::watch;
 
 use crate::{
     node_spec::NodeSpec,
-    store::{Registered, Registration, Roster},
+    store::{Condition, Registered, Registration, Roster},
 };
 
 /// A node whose sidecar has not registered it for this long is down.
@@ -65,8 +68,8 @@ struct Nodes {
     /// Those that others register.
     remote: Vec<Remote>,
     draining: BTreeSet<NodeId>,
-    /// Those whose sessions another sidecar carries.
-    carried: BTreeSet<NodeId>,
+    /// Those whose sessions another sidecar carries, and how it stands with them.
+    carried: BTreeMap<NodeId, Option<CarriedReport>>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
     /// Sessions that began through this sidecar since.
@@ -149,8 +152,8 @@ impl Registry {
         for (node, count) in roster.loads {
             *loads.entry(node).or_default() += count;
         }
-        nodes.carried =
-            roster.nodes.iter().filter(|it| it.node.carries).map(|it| it.node.id.clone()).collect();
+        let carried = roster.nodes.iter().filter(|it| it.node.carries);
+        nodes.carried = carried.map(|it| (it.node.id.clone(), it.condition.carried)).collect();
         let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
         let mut remote = Vec::new();
         for registered in roster.nodes.into_iter().filter(|it| !is_own(&it.node.id)) {
@@ -171,12 +174,13 @@ impl Registry {
     }
 
     /// What the store is to know of a node that this sidecar probes, once a probe has succeeded.
-    pub(crate) fn registration(&self, id: &NodeId) -> Option<Registration> {
+    pub(crate) fn registration(&self, id: &NodeId, carried: Option<CarriedReport>) -> Option<Registration> {
         let nodes = self.nodes();
         let entry = nodes.own.iter().find(|entry| entry.spec.id == *id)?;
         let (node, latency) = (entry.node.as_ref()?, entry.latency?);
         let node = Node { state: entry.state, carries: self.carrying.contains(id), ..node.clone() };
-        Some(Registration { node, probe_ms: latency.as_secs_f64() * 1_000.0 })
+        let condition = Condition { probe_ms: latency.as_secs_f64() * 1_000.0, carried };
+        Some(Registration { node, condition })
     }
 
     /// Counts a session that began on a node: who is full shows before the next count.
@@ -208,8 +212,8 @@ impl Registry {
             probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
             since_seconds: entry.since.elapsed().as_secs(),
             problem: entry.problem.clone(),
-            carries: self.carrying.contains(&entry.spec.id) || nodes.carried.contains(&entry.spec.id),
-            carried: None,
+            carries: self.carrying.contains(&entry.spec.id) || nodes.carried.contains_key(&entry.spec.id),
+            carried: nodes.carried.get(&entry.spec.id).copied().flatten(),
         });
         let remote = nodes.remote.iter().map(|it| {
             let (node, age) = (&it.registered.node, it.registered.age);
@@ -221,10 +225,10 @@ impl Registry {
                 weight: node.weight,
                 state: nodes.state(&node.id, it.state()),
                 sessions: sessions(&node.id),
-                probe_ms: it.registered.probe_ms,
+                probe_ms: Some(it.registered.condition.probe_ms),
                 since_seconds: it.since.elapsed().as_secs(),
                 carries: node.carries,
-                carried: None,
+                carried: it.registered.condition.carried,
                 problem: silent.then(|| format!("its sidecar was last heard of {} s ago", age.as_secs())),
             }
         });
@@ -292,7 +296,7 @@ impl Nodes {
     fn membership(&self, carrying: &BTreeSet<NodeId>) -> Result<Membership, InvalidMembership> {
         let own = self.own.iter().filter_map(|entry| {
             let node = entry.node.as_ref()?;
-            let carries = carrying.contains(&node.id) || self.carried.contains(&node.id);
+            let carries = carrying.contains(&node.id) || self.carried.contains_key(&node.id);
             Some(Node { state: self.state(&node.id, entry.state), carries, ..node.clone() })
         });
         let mut list: Vec<Node> = own.collect();

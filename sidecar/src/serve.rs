@@ -150,7 +150,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
             }
         }
     }
-    heartbeat::start(&directory, &registry, beside.map(|spec| spec.id));
+    heartbeat::start(&directory, &registry, &shared.carriers, beside.map(|spec| spec.id));
     tokio::spawn(async move { directory.follow().await });
     probe::start(&registry, probe, &metrics);
 

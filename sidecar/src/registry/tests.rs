@@ -64,7 +64,7 @@ fn registered(id: &str, address: &str, age: Duration) -> Registered {
         full: false,
         carries: false,
     };
-    Registered { node, probe_ms: Some(1.0), age }
+    Registered { node, condition: Condition { probe_ms: 1.0, carried: None }, age }
 }
 
 #[tokio::test]

@@ -115,6 +115,11 @@ impl Carriers {
         self.0.iter().map(|carrier| (carrier.node.clone(), carrier.report())).collect()
     }
 
+    /// How it stands with one node, if it is carried here.
+    pub(crate) fn report(&self, node: &NodeId) -> Option<CarriedReport> {
+        self.0.iter().find(|carrier| carrier.node == *node).map(|carrier| carrier.report())
+    }
+
     /// What is not carried yet, in words.
     pub(crate) fn unfinished(&self) -> Option<String> {
         self.reports().into_iter().find(|(_, report)| !report.complete).map(|(node, report)| {

@@ -151,7 +151,7 @@ impl Store for Embedded {
         nodes.retain(|_, (_, beat)| beat.elapsed() < FORGOTTEN_AFTER);
         let registered = |(registration, beat): &(Registration, Instant)| Registered {
             node: registration.node.clone(),
-            probe_ms: Some(registration.probe_ms),
+            condition: registration.condition,
             age: beat.elapsed(),
         };
         Ok(Roster { nodes: nodes.values().map(registered).collect(), draining, loads: HashMap::new() })

@@ -7,9 +7,10 @@ use std::{
 
 use affinity::{
     Node, NodeId, SessionKey,
-    wire::{Change, Claim, ClaimReply, Owner},
+    wire::{CarriedReport, Change, Claim, ClaimReply, Owner},
 };
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 mod copies;
@@ -73,15 +74,23 @@ pub(crate) enum Event {
 pub(crate) struct Registration {
     /// Its addresses, weight, and whether it answers: active or down.
     pub(crate) node: Node,
+    pub(crate) condition: Condition,
+}
+
+/// How a node does. It changes with each heartbeat, and nobody is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Condition {
     /// How long its last good probe took, in milliseconds.
     pub(crate) probe_ms: f64,
+    /// How it stands with its sessions, if its sidecar carries them.
+    pub(crate) carried: Option<CarriedReport>,
 }
 
 /// A registration as others find it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Registered {
     pub(crate) node: Node,
-    pub(crate) probe_ms: Option<f64>,
+    pub(crate) condition: Condition,
     /// Since its sidecar last registered it, by the store's clock.
     pub(crate) age: Duration,
 }

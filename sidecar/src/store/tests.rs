@@ -330,6 +330,8 @@ async fn nodes_register_and_are_drained(opened: Opened) {
         full: false,
         carries: false,
     };
+    let carried = CarriedReport { sessions: 3, waiting: 1, looked_at: 2, of: 9, complete: false };
+    let condition = |probe_ms| Condition { probe_ms, carried: Some(carried) };
     let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
     let roster = async || opened.other.roster(&own).await.unwrap();
     assert_eq!(roster().await, Roster::default());
@@ -337,14 +339,18 @@ async fn nodes_register_and_are_drained(opened: Opened) {
     for (registered, probe_ms) in
         [(here.clone(), 1.5), (here, 2.5), (node("127.0.0.2:1", affinity::NodeState::Down), 2.5)]
     {
-        opened.one.register(&Registration { node: registered, probe_ms }).await.unwrap();
+        opened
+            .one
+            .register(&Registration { node: registered, condition: condition(probe_ms) })
+            .await
+            .unwrap();
     }
     // Its heartbeat is no news, a new address is.
     assert_eq!((next(&mut events).await, next(&mut events).await), (Event::Nodes, Event::Nodes));
     let found = roster().await.nodes;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].node, node("127.0.0.2:1", affinity::NodeState::Down));
-    assert_eq!(found[0].probe_ms, Some(2.5));
+    assert_eq!(found[0].condition, condition(2.5));
     assert!(found[0].age < Duration::from_secs(3), "{:?}", found[0].age);
 
     let id = NodeId::new("a").unwrap();

@@ -186,12 +186,13 @@ fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
     Ok(Owner { node, epoch })
 }
 
-/// A node as [`REGISTER`] keeps it: when, how long its probe took, and what.
+/// A node as [`REGISTER`] keeps it: when, how it does, and what it is.
 fn registered(text: &str, now: u64) -> Option<Registered> {
     let mut parts = text.splitn(3, ' ');
-    let (beat, probe_ms): (u64, f64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let beat: u64 = parts.next()?.parse().ok()?;
+    let condition = serde_json::from_str(parts.next()?).ok()?;
     let node: Node = serde_json::from_str(parts.next()?).ok()?;
-    Some(Registered { node, probe_ms: Some(probe_ms), age: Duration::from_secs(now.saturating_sub(beat)) })
+    Some(Registered { node, condition, age: Duration::from_secs(now.saturating_sub(beat)) })
 }
 
 #[async_trait]
@@ -256,11 +257,14 @@ impl Store for Redis {
     }
 
     async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
-        let Registration { node, probe_ms } = registration;
-        let text = serde_json::to_string(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
+        let Registration { node, condition } = registration;
+        let foreign = |error: serde_json::Error| StoreError::Foreign(error.to_string());
+        let text = serde_json::to_string(node).map_err(foreign)?;
+        // Numbers only, so that there is no space in it.
+        let condition = serde_json::to_string(condition).map_err(foreign)?;
         let mut script = REGISTER.key(&self.keys.nodes);
         script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
-        script.arg(node.id.as_str()).arg(text).arg(format!("{probe_ms:.3}"));
+        script.arg(node.id.as_str()).arg(text).arg(condition);
         self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
     }
 

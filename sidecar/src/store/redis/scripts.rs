@@ -90,7 +90,7 @@ return {redis.call('GET', KEYS[1]), tonumber(redis.call('GET', KEYS[2]) or 0), l
 /// Registers a node, and tells it where that is news.
 ///
 /// KEYS 1: `nodes`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: what is told of it, the same text
-/// as long as nothing changes; 3: how long its last probe took, in milliseconds.
+/// as long as nothing changes; 3: how it does, without a space.
 pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
