@@ -68,6 +68,11 @@ impl Sidecar {
         self.ask(Request::post(path), Bytes::new()).await.map(drop)
     }
 
+    /// `GET path`, where only the status matters.
+    pub(crate) async fn check(&self, path: &str) -> Result<(), AskError> {
+        self.ask(Request::get(path), Bytes::new()).await.map(drop)
+    }
+
     async fn ask(&self, mut request: Builder, body: Bytes) -> Result<Bytes, AskError> {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.header());

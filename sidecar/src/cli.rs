@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Show the nodes
     Nodes(Nodes),
+    /// Succeed if a sidecar is well: what a container's health check runs
+    Health(Health),
     /// Keep new sessions away from a node; those that it has may stay or move
     Drain(Drain),
     /// Let a drained node have new sessions again
@@ -119,6 +121,16 @@ pub(crate) struct OwnerOf {
     /// JSON for machines
     #[arg(long, env = "MOORING_JSON")]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// Only if it is ready as well: its nodes probed, its store reached, its sessions looked at
+    #[arg(long, env = "MOORING_HEALTH_READY")]
+    pub(crate) ready: bool,
 
     #[command(flatten)]
     pub(crate) asked: Asked,

@@ -12,6 +12,7 @@ mod client;
 mod cookie_file;
 mod directory;
 mod drain_command;
+mod health_command;
 mod heartbeat;
 mod limit;
 mod logging;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
             cli::Command::Serve(options) => {
                 logging::start(options.log_format);
                 serve::run(*options).await.map_err(|error| error.to_string())
+            }
+            cli::Command::Health(options) => {
+                health_command::run(options).await.map_err(|error| error.to_string())
             }
             cli::Command::Nodes(options) => {
                 nodes_command::run(options).await.map_err(|error| error.to_string())
