@@ -5,6 +5,8 @@ pub mod browser;
 pub mod crowd;
 pub mod envoy;
 pub mod fake_node;
+pub mod host;
+pub mod image;
 pub mod odoo;
 pub mod person;
 pub mod process;
@@ -28,6 +30,17 @@ pub fn target() -> PathBuf {
 /// Where `cargo xtask build` puts the filter.
 pub fn filter() -> PathBuf {
     std::env::var_os("MOORING_WASM").map_or_else(|| target().join("mooring/mooring.wasm"), PathBuf::from)
+}
+
+/// The target of programs that need nothing of the system that they run on.
+pub fn static_target() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
+}
+
+/// A program of this workspace that needs nothing of the system that it runs on, as `cargo xtask images`
+/// built it.
+pub fn static_program(name: &str) -> PathBuf {
+    target().join(static_target()).join("release").join(name)
 }
 
 /// A program of this workspace, as `cargo xtask build` built it.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use harness::tools;
 
 /// What the filter needs of the SDK's callbacks. Envoy calls only what a module exports: without the
 /// rest, no byte of a body and no websocket frame enters the VM, and a request enters it four times
@@ -75,23 +76,49 @@ pub fn module(package: &str, name: &str, to: &Path) -> Result<u64> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--package", package, "--target", "wasm32-wasip1", "--profile", "wasm"]);
     // Every V8 that runs proxy-wasm modules has SIMD; BLAKE3 uses it.
-    let flags = format!("-Ctarget-feature=+simd128 {}", remapped_paths());
+    let flags = format!("-Ctarget-feature=+simd128 {}", remapped_paths().join(" "));
     command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", flags).current_dir(harness::root());
     run(&mut command)?;
     strip(&harness::target().join("wasm32-wasip1/wasm").join(name).with_extension("wasm"), to)
 }
 
-/// Flags that keep this machine's paths out of the module, where panic messages would carry them.
-fn remapped_paths() -> String {
+/// Builds the sidecar and the stand-in so that they need nothing of the system that they run on, and so that
+/// the same source gives the same bytes wherever it is built.
+pub fn static_programs() -> Result<()> {
+    let target = harness::static_target();
+    self::target(&target)?;
+    if tools::on_path("musl-gcc").is_none() {
+        tools::apt(&["musl-tools"]).context("musl-gcc is needed (Debian: musl-tools)")?;
+    }
+    let mut command = Command::new(env!("CARGO"));
+    command.args([
+        "build",
+        "--release",
+        "--target",
+        &target,
+        "--package",
+        "mooring",
+        "--package",
+        "odoo-standin",
+    ]);
+    let variable = target.replace('-', "_");
+    let flags = remapped_paths();
+    command.env(format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_uppercase()), flags.join(" "));
+    // Of a library in C.
+    let of_c: Vec<_> =
+        flags.iter().map(|flag| flag.replace("--remap-path-prefix", "-ffile-prefix-map")).collect();
+    command.env(format!("CFLAGS_{variable}"), of_c.join(" ")).current_dir(harness::root());
+    run(&mut command)
+}
+
+/// Flags that keep this machine's paths out of what is built, where panic messages would carry them.
+fn remapped_paths() -> Vec<String> {
     let home = env::var("HOME").unwrap_or_default();
     let cargo = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
     let registry = Path::new(&cargo).join("registry/src");
     let registries = fs::read_dir(registry).into_iter().flatten().flatten().map(|entry| entry.path());
     let pairs = registries.map(|path| (path, "/crates")).chain([(harness::root(), "/mooring")]);
-    pairs
-        .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    pairs.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display())).collect()
 }
 
 /// Keeps the exports that Envoy needs and what they need; returns the module's size.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `demo`, `test`, `bench`.
+//! The project's own commands: `cargo xtask build`, `images`, `demo`, `test`, `bench`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod demo;
+mod images;
 mod report;
 mod test;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Build the filter (target/mooring/mooring.wasm), the sidecar and the Odoo stand-in
     Build,
+    /// Build container images of the sidecar, the filter and the Odoo stand-in
+    Images(images::Options),
     /// Start three stand-ins, the sidecar and Envoy, and show what Mooring does
     Demo(demo::Options),
     /// Run every test; what is missing is installed
@@ -33,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build => build::all().map(|built| println!("{built}")),
+        Command::Images(options) => images::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),
         Command::Bench(options) => bench::run(&options),
