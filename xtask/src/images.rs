@@ -27,7 +27,7 @@ const NOBODY: u64 = 65_532;
 
 /// An image that was made.
 #[derive(Serialize)]
-struct Made {
+pub struct Made {
     image: String,
     file: PathBuf,
     bytes: u64,
@@ -37,8 +37,7 @@ struct Made {
 /// Builds what the images hold, makes them and prints where they are.
 pub fn run(options: &Options) -> Result<()> {
     build::filter()?;
-    build::static_programs()?;
-    let made = make()?;
+    let made = all()?;
     if options.load {
         for image in &made {
             let mut load = Command::new("docker");
@@ -63,8 +62,9 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes the images of what was built.
-fn make() -> Result<Vec<Made>> {
+/// Makes all images; the filter is built already.
+pub fn all() -> Result<Vec<Made>> {
+    build::static_programs()?;
     let folder = target().join("images");
     fs::create_dir_all(&folder)?;
     let mut made = Vec::new();

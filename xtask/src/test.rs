@@ -8,7 +8,7 @@ use harness::tools;
 
 use crate::{
     build::{self, cargo},
-    demo,
+    demo, images,
 };
 
 type Suite = (&'static str, fn() -> Result<()>);
@@ -16,7 +16,7 @@ type Suite = (&'static str, fn() -> Result<()>);
 const SUITES: [Suite; 8] = [
     ("tools", tools_are_there),
     ("format and lints", lints),
-    ("build", || build::all().map(drop)),
+    ("build", || build::all().and_then(|_| images::all()).map(drop)),
     ("unit and property tests", || {
         cargo(&["test", "--release", "--workspace", "--exclude", "mooring-tests", "--exclude", "wasm-host"])
     }),

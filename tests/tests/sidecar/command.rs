@@ -114,3 +114,30 @@ async fn logs_for_machines_are_one_object_a_line() -> Result<()> {
     ensure!(has("INFO", "ending").is_some(), "{log}");
     Ok(())
 }
+
+#[tokio::test]
+async fn health_is_an_exit_status() -> Result<()> {
+    let node = FakeNode::start(&[200]).await?;
+    let nobody = format!("127.0.0.1:{}", free_port()?);
+    let store = format!("redis://{nobody}/0");
+    let without_store = Sidecar::start(&[node.spec("odoo-1")], &["--store", &store]).await?;
+    let mut well = Sidecar::start(&[node.spec("odoo-1")], &[]).await?;
+    well.wait_until_ready().await?;
+    for (at, ready, says) in [
+        (well.address.to_string(), false, ""),
+        (well.address.to_string(), true, ""),
+        (without_store.address.to_string(), false, ""),
+        (without_store.address.to_string(), true, "store"),
+        (nobody.clone(), false, "no sidecar answers"),
+    ] {
+        let output =
+            run(mooring(&[&["health", "--sidecar", &at], &["--ready"][..usize::from(ready)]].concat()))?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(
+            output.stdout.is_empty() && output.status.success() == says.is_empty(),
+            "{at} {ready}: {said}"
+        );
+        ensure!(said.contains(says) && said.is_empty() == says.is_empty(), "{said}");
+    }
+    Ok(())
+}
