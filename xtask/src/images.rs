@@ -22,6 +22,8 @@ pub struct Options {
     json: bool,
 }
 
+/// The images.
+pub const NAMES: [&str; 3] = ["mooring", "mooring-filter", "odoo-standin"];
 /// Nobody's in particular: what images run as unless told otherwise.
 const NOBODY: u64 = 65_532;
 
@@ -65,12 +67,9 @@ pub fn run(options: &Options) -> Result<()> {
 /// Makes all images; the filter is built already.
 pub fn all() -> Result<Vec<Made>> {
     build::static_programs()?;
-    let folder = target().join("images");
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(target().join("images"))?;
     let mut made = Vec::new();
-    for (name, mut image) in
-        [("mooring", sidecar()?), ("mooring-filter", filter()?), ("odoo-standin", standin()?)]
-    {
+    for (name, mut image) in NAMES.into_iter().zip([sidecar()?, filter()?, standin()?]) {
         let version = env!("CARGO_PKG_VERSION");
         image.config["Labels"] = json!({
             "org.opencontainers.image.title": name,
@@ -78,11 +77,16 @@ pub fn all() -> Result<Vec<Made>> {
             "org.opencontainers.image.licenses": "Apache-2.0",
             "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
         });
-        let file = folder.join(format!("{name}.tar"));
+        let file = archive(name);
         let digest = image.save(&file)?;
         made.push(Made { image: reference(name), bytes: fs::metadata(&file)?.len(), file, digest });
     }
     Ok(made)
+}
+
+/// Where an image is.
+pub fn archive(name: &str) -> PathBuf {
+    target().join("images").join(format!("{name}.tar"))
 }
 
 fn reference(name: &str) -> String {

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `images`, `demo`, `test`, `bench`.
+//! The project's own commands: `cargo xtask build`, `images`, `release`, `demo`, `test`, `bench`.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod debian;
 mod demo;
 mod images;
+mod release;
 mod report;
 mod test;
 
@@ -25,6 +27,8 @@ enum Command {
     Build,
     /// Build container images of the sidecar, the filter and the Odoo stand-in
     Images(images::Options),
+    /// Build what a version consists of: programs, images, a Debian package, a bill of materials, checksums
+    Release(release::Options),
     /// Start three stand-ins, the sidecar and Envoy, and show what Mooring does
     Demo(demo::Options),
     /// Run every test; what is missing is installed
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build => build::all().map(|built| println!("{built}")),
         Command::Images(options) => images::run(&options),
+        Command::Release(options) => release::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),
         Command::Bench(options) => bench::run(&options),

@@ -8,7 +8,7 @@ use harness::tools;
 
 use crate::{
     build::{self, cargo},
-    demo, images,
+    debian, demo, images,
 };
 
 type Suite = (&'static str, fn() -> Result<()>);
@@ -16,7 +16,7 @@ type Suite = (&'static str, fn() -> Result<()>);
 const SUITES: [Suite; 8] = [
     ("tools", tools_are_there),
     ("format and lints", lints),
-    ("build", || build::all().and_then(|_| images::all()).map(drop)),
+    ("build", everything_is_built),
     ("unit and property tests", || {
         cargo(&["test", "--release", "--workspace", "--exclude", "mooring-tests", "--exclude", "wasm-host"])
     }),
@@ -58,6 +58,13 @@ fn tools_are_there() -> Result<()> {
         tools::apt(&["nodejs"]).context("Node.js is needed")?;
     }
     println!("node          {}", tools::on_path("node").context("no node on the PATH")?.display());
+    Ok(())
+}
+
+fn everything_is_built() -> Result<()> {
+    build::all()?;
+    images::all()?;
+    println!("{}", debian::package()?.display());
     Ok(())
 }
 

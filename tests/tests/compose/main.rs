@@ -64,7 +64,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     let address = engine.published(setting("PORT")?.parse()?);
     let visitor = || Browser::new(connections.clone(), address);
     wait("all nodes are active", async || {
-        let nodes = engine.compose(&["exec", "-T", "mooring", "/mooring", "nodes", "--json"]);
+        let nodes = engine.compose(&["exec", "-T", "mooring", "mooring", "nodes", "--json"]);
         Ok(nodes.is_ok_and(|nodes| nodes.matches("\"active\"").count() == 3))
     })
     .await?;
@@ -94,7 +94,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     engine.compose(&["--profile", "demo", "start", &service(&killed)])?;
     wait("the node is back", async || {
         Ok(engine
-            .compose(&["exec", "-T", "mooring", "/mooring", "nodes", "--json"])?
+            .compose(&["exec", "-T", "mooring", "mooring", "nodes", "--json"])?
             .matches("\"active\"")
             .count()
             == 3)
@@ -103,7 +103,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     alice.works().await?;
 
     let drained =
-        engine.compose(&["exec", "-T", "mooring", "/mooring", "drain", &alice.node, "--move", "--wait"])?;
+        engine.compose(&["exec", "-T", "mooring", "mooring", "drain", &alice.node, "--move", "--wait"])?;
     println!("{}", drained.trim());
     let answer = alice.browser.get("/odoo").await?;
     ensure!(
@@ -114,7 +114,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     );
     let drained = std::mem::replace(&mut alice.node, answer.node().to_owned());
     engine.compose(&["--profile", "demo", "restart", &service(&drained)])?;
-    engine.compose(&["exec", "-T", "mooring", "/mooring", "undrain", &drained])?;
+    engine.compose(&["exec", "-T", "mooring", "mooring", "undrain", &drained])?;
     alice.works().await?;
 
     let mut secrets = vec![sid];
