@@ -138,6 +138,40 @@ pub struct WatchReply {
 pub struct NodesReply {
     /// One entry a node, in the order of their names.
     pub nodes: Vec<NodeReport>,
+    /// Who runs scheduled jobs, if anybody asked to.
+    #[serde(default)]
+    pub cron: Option<LeaseHolder>,
+}
+
+/// Asks for the lease of scheduled jobs, which one process at a time has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// Who asks, for operators.
+    pub name: String,
+    /// A random number of that process.
+    pub token: u64,
+    /// How long it is to last, in milliseconds; 0 gives it back.
+    pub for_ms: u64,
+    /// Whether the asker has it: then a store that forgot who has it may believe so.
+    pub held: bool,
+}
+
+/// What became of a request for the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReply {
+    /// Whether the asker has it now.
+    pub granted: bool,
+    /// Who has it.
+    pub holder: Option<LeaseHolder>,
+}
+
+/// Who has the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseHolder {
+    /// [`LeaseRequest::name`].
+    pub name: String,
+    /// How long it lasts unless it is prolonged, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// One node as an operator sees it.

@@ -9,8 +9,8 @@ use affinity::{
     NodeId, SessionKey,
     plan::{plan, plan_newcomer},
     wire::{
-        self, CONTENT_TYPE, Claim, ClaimReply, Cursor, Explanation, MoveReply, NodeReport, NodesReply,
-        Origin, OwnerReply, RevokeReply, Sessions, SessionsReply, WatchQuery, WatchReply,
+        self, CONTENT_TYPE, Claim, ClaimReply, Cursor, Explanation, LeaseRequest, MoveReply, NodeReport,
+        NodesReply, Origin, OwnerReply, RevokeReply, Sessions, SessionsReply, WatchQuery, WatchReply,
     },
 };
 use axum::{
@@ -81,6 +81,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/owners/{key}", get(owner))
         .route("/v1/claims", post(claim))
         .route("/v1/sessions/revoke", post(revoke))
+        .route("/v1/cron", post(lease))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{id}/drain", post(drain))
         .route("/v1/nodes/{id}/undrain", post(undrain))
@@ -211,7 +212,15 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
-    Json(NodesReply { nodes: shared.reports() })
+    Json(NodesReply { nodes: shared.reports(), cron: shared.registry.cron() })
+}
+
+/// Gives the lease of scheduled jobs to one who asks.
+async fn lease(State(shared): State<Arc<Shared>>, Json(request): Json<LeaseRequest>) -> Response {
+    match shared.directory.store().lease(&request).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(error) => unavailable(&error),
+    }
 }
 
 async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use affinity::NodeId;
 use clap::{Args, Parser, Subcommand};
 
+mod cron;
 mod serve;
 mod values;
 
 pub(crate) use self::{
+    cron::{Cron, CronGuard},
     serve::{LogFormat, Probe, Serve},
     values::{Listen, SessionsSpec, StoreUrl},
 };
@@ -35,6 +37,10 @@ pub(crate) enum Command {
     Undrain(Undrain),
     /// Say where a session's requests go, and why
     Owner(OwnerOf),
+    /// Run a program on one server at a time, such as Odoo for scheduled jobs
+    Cron(Cron),
+    #[command(hide = true)]
+    CronGuard(CronGuard),
     /// End sessions everywhere
     #[command(subcommand)]
     Sessions(Sessions),
@@ -162,8 +168,10 @@ mod tests {
     #[test]
     fn every_option_has_a_variable() {
         let command = <Cli as clap::CommandFactory>::command();
-        for sub in command.get_subcommands() {
-            for option in sub.get_arguments().filter(|option| option.get_id() != "help") {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            for option in
+                sub.get_arguments().filter(|option| option.get_id() != "help" && !option.is_last_set())
+            {
                 let variable = option.get_env().and_then(|name| name.to_str());
                 assert!(variable.is_some_and(|name| name.starts_with("MOORING_")), "{}", option.get_id());
             }

@@ -10,6 +10,7 @@ mod cache;
 mod cli;
 mod client;
 mod cookie_file;
+mod cron;
 mod directory;
 mod drain_command;
 mod health_command;
@@ -34,33 +35,33 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("cannot start: {error}")),
     };
-    let result = runtime.block_on(async {
-        match cli.command {
-            cli::Command::Serve(options) => {
-                logging::start(options.log_format);
-                serve::run(*options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Health(options) => {
-                health_command::run(options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Nodes(options) => {
-                nodes_command::run(options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Drain(options) => {
-                drain_command::drain(options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Undrain(options) => {
-                drain_command::undrain(options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Sessions(cli::Sessions::Revoke(options)) => {
-                sessions_command::revoke(options).await.map_err(|error| error.to_string())
-            }
-            cli::Command::Owner(options) => {
-                owner_command::run(options).await.map_err(|error| error.to_string())
-            }
+    runtime.block_on(run(cli.command)).unwrap_or_else(|error| failed(&error))
+}
+
+async fn run(command: cli::Command) -> Result<ExitCode, String> {
+    fn text<E: std::fmt::Display>(error: E) -> String {
+        error.to_string()
+    }
+    match command {
+        cli::Command::Serve(options) => {
+            logging::start(options.log_format);
+            serve::run(*options).await.map_err(text)?;
         }
-    });
-    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+        cli::Command::Cron(options) => {
+            logging::start(cli::LogFormat::Human);
+            return cron::run(options).await.map_err(text);
+        }
+        cli::Command::CronGuard(options) => return cron::guard(options).await.map_err(text),
+        cli::Command::Health(options) => health_command::run(options).await.map_err(text)?,
+        cli::Command::Nodes(options) => nodes_command::run(options).await.map_err(text)?,
+        cli::Command::Drain(options) => drain_command::drain(options).await.map_err(text)?,
+        cli::Command::Undrain(options) => drain_command::undrain(options).await.map_err(text)?,
+        cli::Command::Owner(options) => owner_command::run(options).await.map_err(text)?,
+        cli::Command::Sessions(cli::Sessions::Revoke(options)) => {
+            sessions_command::revoke(options).await.map_err(text)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says what is wrong on standard error, where people and service managers look.

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use affinity::wire::{CarriedReport, NodeReport, NodesReply};
+use affinity::wire::{CarriedReport, LeaseHolder, NodeReport, NodesReply};
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) async fn run(options: Nodes) -> Result<(), AskError> {
         if options.json {
             println!("{}", serde_json::to_string(&reply).unwrap_or_default());
         } else {
-            println!("{}", table(&reply.nodes));
+            println!("{}", text(&reply));
         }
         return Ok(());
     }
@@ -35,12 +35,20 @@ pub(crate) async fn run(options: Nodes) -> Result<(), AskError> {
     loop {
         // A sidecar that restarts is waited for: whoever watches does so because things happen.
         match sidecar.get::<NodesReply>("/v1/nodes").await {
-            Ok(reply) => println!("{clear}{}", table(&reply.nodes)),
+            Ok(reply) => println!("{clear}{}", text(&reply)),
             Err(error @ AskError::NoSidecar(..)) => println!("{clear}{error}"),
             Err(error) => return Err(error),
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+fn text(reply: &NodesReply) -> String {
+    let mut text = table(&reply.nodes).to_string();
+    if let Some(LeaseHolder { name, left_ms }) = &reply.cron {
+        text += &format!("\nscheduled jobs run on {name} (its lease: {} s)", left_ms.div_ceil(1_000));
+    }
+    text
 }
 
 fn table(nodes: &[NodeReport]) -> Table {

@@ -10,7 +10,7 @@ use affinity::{
     Membership, Node, NodeId, NodeState,
     bounded::has_room,
     membership::InvalidMembership,
-    wire::{CarriedReport, NodeReport},
+    wire::{CarriedReport, LeaseHolder, NodeReport},
 };
 use tokio::sync::watch;
 
@@ -68,6 +68,8 @@ struct Nodes {
     /// Those that others register.
     remote: Vec<Remote>,
     draining: BTreeSet<NodeId>,
+    /// Who has the lease of scheduled jobs.
+    cron: Option<LeaseHolder>,
     /// Those whose sessions another sidecar carries, and how it stands with them.
     carried: BTreeMap<NodeId, Option<CarriedReport>>,
     /// Sessions in use on each node, as all sidecars see them.
@@ -169,6 +171,7 @@ impl Registry {
         // Where two claim one address, the one that was heard of last has it: pods inherit addresses.
         remote.sort_by_key(|it| it.registered.age);
         (nodes.remote, nodes.draining, nodes.loads) = (remote, roster.draining, loads);
+        nodes.cron = roster.cron;
         nodes.begun.clear();
         self.publish(&nodes);
     }
@@ -235,6 +238,11 @@ impl Registry {
         let mut reports: Vec<NodeReport> = own.chain(remote).collect();
         reports.sort_by(|a, b| a.id.cmp(&b.id));
         reports
+    }
+
+    /// Who has the lease of scheduled jobs, as the store last said.
+    pub(crate) fn cron(&self) -> Option<LeaseHolder> {
+        self.nodes().cron.clone()
     }
 
     fn publish(&self, nodes: &Nodes) {

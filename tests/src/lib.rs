@@ -2,6 +2,7 @@
 //! each a real process on loopback that ends with its owner; and browsers that use them.
 
 pub mod browser;
+pub mod cable;
 pub mod crowd;
 pub mod envoy;
 pub mod fake_node;

@@ -60,6 +60,21 @@ impl Process {
         bail!("{} did not end on SIGTERM within 10 s", self.name)
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// If it takes longer than `patience`.
+    pub async fn wait_for_end(mut self, patience: Duration) -> Result<std::process::ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.printed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Kills it at once.
     pub fn kill(self) {}
 

@@ -74,7 +74,7 @@ async fn nodes_that_others_register_join_move_and_go_silent() {
     registry.report(&own.0, own.1);
     let take_in = |nodes: Vec<Registered>, draining: &[&str]| {
         let draining = draining.iter().map(|id| NodeId::new(*id).unwrap()).collect();
-        registry.take_in(Roster { nodes, draining, loads: HashMap::new() }, HashMap::new());
+        registry.take_in(Roster { nodes, draining, ..Roster::default() }, HashMap::new());
         let membership = registry.membership().borrow().clone();
         let nodes = membership.nodes().iter();
         nodes.map(|node| format!("{} {} {}", node.id, node.http, node.state)).collect::<Vec<_>>()

@@ -9,7 +9,7 @@ use std::{
 
 use affinity::{
     NodeId, SessionKey,
-    wire::{Claim, ClaimReply, Owner},
+    wire::{Claim, ClaimReply, LeaseReply, LeaseRequest, Owner},
 };
 use async_trait::async_trait;
 use redb::{Database, ReadableDatabase};
@@ -19,6 +19,7 @@ use self::writer::{Answer, Write, Writer, now};
 use super::{
     Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, Lifetimes, News, Page, Publication, Published,
     Registered, Registration, Roster, Store, StoreError,
+    lease::Lease,
     records::{self, find},
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Embedded {
     copy_events: broadcast::Sender<CopyEvent>,
     /// The nodes that register, and when they did. They do so again at once after a restart.
     nodes: Mutex<HashMap<NodeId, (Registration, Instant)>>,
+    lease: Mutex<Lease>,
 }
 
 /// Why the store's file cannot be used.
@@ -78,6 +80,7 @@ impl Embedded {
             events: broadcast::channel(WAITING_CHANGES).0,
             copy_events: broadcast::channel(WAITING_CHANGES).0,
             nodes: Mutex::default(),
+            lease: Mutex::new(Lease::new(Instant::now())),
         };
         let writer = Writer {
             database: Arc::clone(&store.database),
@@ -154,7 +157,16 @@ impl Store for Embedded {
             condition: registration.condition,
             age: beat.elapsed(),
         };
-        Ok(Roster { nodes: nodes.values().map(registered).collect(), draining, loads: HashMap::new() })
+        Ok(Roster {
+            nodes: nodes.values().map(registered).collect(),
+            draining,
+            loads: HashMap::new(),
+            cron: self.lease().holder(Instant::now()),
+        })
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, StoreError> {
+        Ok(self.lease().ask(request, Instant::now()))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -214,6 +226,10 @@ impl Embedded {
         let (answer, answered) = oneshot::channel();
         self.writes.send(write(answer)).await.map_err(unreachable)?;
         answered.await.map_err(|_| unreachable("its file cannot be written"))
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<NodeId, (Registration, Instant)>> {

@@ -7,7 +7,7 @@ use std::{
 
 use affinity::{
     Node, NodeId, SessionKey,
-    wire::{CarriedReport, Change, Claim, ClaimReply, Owner},
+    wire::{CarriedReport, Change, Claim, ClaimReply, LeaseHolder, LeaseReply, LeaseRequest, Owner},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 mod copies;
 mod embedded;
+mod lease;
 mod records;
 mod redis;
 
@@ -102,6 +103,8 @@ pub(crate) struct Roster {
     pub(crate) draining: BTreeSet<NodeId>,
     /// The sessions in use on each node as other sidecars see them.
     pub(crate) loads: HashMap<NodeId, u64>,
+    /// Who has the lease of scheduled jobs.
+    pub(crate) cron: Option<LeaseHolder>,
 }
 
 /// Some of a node's sessions with their epochs.
@@ -135,6 +138,11 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
 
     /// What is known of nodes; tells others the sessions in use that this sidecar sees.
     async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError>;
+
+    /// Gives the lease of scheduled jobs to who asks, if nobody else has it, or takes it back. A store that
+    /// has not remembered anything for as long as a lease lasts gives it only to who has it: it may have
+    /// forgotten another holder.
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, StoreError>;
 
     /// Whether it can be reached.
     async fn ping(&self) -> Result<(), StoreError>;

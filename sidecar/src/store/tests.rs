@@ -11,12 +11,14 @@ use self::{
         a_copy_of_somebody_outlives_one_of_nobody, an_ended_session_cannot_be_brought_back,
         only_the_owner_publishes_and_only_from_where_it_started, what_happens_to_copies_is_told,
     },
+    leases::one_has_the_lease_and_it_ends_by_itself,
     redis_server::RedisServer,
 };
 use super::*;
 
 mod copies;
 mod embedded_only;
+mod leases;
 mod redis_only;
 mod redis_server;
 mod same_replies;
@@ -143,6 +145,7 @@ over_every_store! {
     an_ended_session_cannot_be_brought_back: LONG;
     a_copy_of_somebody_outlives_one_of_nobody: PROVISIONAL;
     what_happens_to_copies_is_told: LONG;
+    one_has_the_lease_and_it_ends_by_itself: LONG;
 }
 
 /// Follows a store, and returns once changes arrive: stores do not say since when they are followed.

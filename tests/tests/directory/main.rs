@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::{
     browser::{self, Browser, tally},
+    cable::Cable,
     crowd::Crowd,
     envoy::{Bootstrap, Endpoint, Envoy},
     person::Person,
@@ -30,9 +31,6 @@ use harness::{
 use http_body_util::Full;
 use hyper::{Request, body::Bytes};
 
-use self::cable::Cable;
-
-mod cable;
 mod crawler;
 mod failures;
 mod model;

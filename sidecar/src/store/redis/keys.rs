@@ -11,6 +11,8 @@
 //! | `PREFIX:{directory}:nodes` | a hash of the nodes that register themselves |
 //! | `PREFIX:{directory}:draining` | a set of the nodes that are drained |
 //! | `PREFIX:{directory}:loads` | a hash of how many sessions each sidecar sees in use |
+//! | `PREFIX:{directory}:cron` | the token and the name of who has the lease of scheduled jobs |
+//! | `PREFIX:{directory}:remembers` | since when this store remembers leases, in milliseconds |
 //!
 //! The braces are literal: Redis Cluster spreads sessions over its slots by what they enclose, and
 //! keeps the rest, which scripts use together, in one.
@@ -34,6 +36,8 @@ pub(super) struct Keys {
     pub(super) nodes: String,
     pub(super) draining: String,
     pub(super) loads: String,
+    pub(super) cron: String,
+    pub(super) remembers: String,
 }
 
 impl Keys {
@@ -46,6 +50,8 @@ impl Keys {
             nodes: name("nodes"),
             draining: name("draining"),
             loads: name("loads"),
+            cron: name("cron"),
+            remembers: name("remembers"),
             prefix: prefix.to_owned(),
         }
     }

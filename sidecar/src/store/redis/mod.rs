@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use affinity::{
     Node, NodeId, SessionKey,
-    wire::{Claim, ClaimReply, Owner},
+    wire::{Claim, ClaimReply, LeaseHolder, LeaseReply, LeaseRequest, Owner},
 };
 use async_trait::async_trait;
 use futures::future::try_join_all;
@@ -18,7 +18,7 @@ use self::{
     address::Address,
     keys::{Keys, Stream},
     link::{Connection, Link},
-    scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, OWNER, PUBLISH, REGISTER, ROSTER},
+    scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
     Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Page, Publication, Published,
@@ -181,6 +181,10 @@ fn failed(error: RedisError) -> StoreError {
     }
 }
 
+fn holder(name: String, left_ms: i64) -> LeaseHolder {
+    LeaseHolder { name, left_ms: u64::try_from(left_ms).unwrap_or_default() }
+}
+
 fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
     let node = NodeId::new(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
     Ok(Owner { node, epoch })
@@ -279,14 +283,16 @@ impl Store for Redis {
         let loads: HashMap<&str, u64> = own.iter().map(|(node, load)| (node.as_str(), *load)).collect();
         let loads = serde_json::to_string(&loads).map_err(|error| StoreError::Foreign(error.to_string()))?;
         let mut script = ROSTER.key(&self.keys.nodes);
-        script.key(&self.keys.draining).key(&self.keys.loads);
+        script.key(&self.keys.draining).key(&self.keys.loads).key(&self.keys.cron);
         script.arg(&self.sidecar).arg(loads).arg(LOAD_AGE.as_secs()).arg(FORGOTTEN_AFTER.as_secs());
-        let (now, nodes, draining, loads): (u64, Vec<(String, String)>, Vec<String>, Vec<(String, String)>) =
+        type Found = (u64, Vec<(String, String)>, Vec<String>, Vec<(String, String)>, Option<(String, i64)>);
+        let (now, nodes, draining, loads, cron): Found =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         let mut roster = Roster {
             nodes: nodes.iter().filter_map(|(_, text)| registered(text, now)).collect(),
             draining: draining.into_iter().filter_map(|name| NodeId::new(name).ok()).collect(),
             loads: HashMap::new(),
+            cron: cron.map(|(name, left)| holder(name, left)),
         };
         for (_, text) in loads.iter().filter(|(sidecar, _)| *sidecar != self.sidecar) {
             let counts = text.split_once(' ').and_then(|(_, json)| serde_json::from_str(json).ok());
@@ -298,6 +304,15 @@ impl Store for Redis {
             }
         }
         Ok(roster)
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, StoreError> {
+        let mut script = LEASE.key(&self.keys.cron);
+        script.key(&self.keys.remembers);
+        script.arg(request.token).arg(&request.name).arg(request.for_ms).arg(u8::from(request.held));
+        let (granted, held): (bool, Option<(String, i64)>) =
+            self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
+        Ok(LeaseReply { granted, holder: held.map(|(name, left)| holder(name, left)) })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

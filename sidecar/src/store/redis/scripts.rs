@@ -113,8 +113,9 @@ pub(super) static DRAIN: LazyLock<Script> = LazyLock::new(|| {
 
 /// Takes in what a sidecar sees in use, and reads all that is known of nodes, without what is too old.
 ///
-/// KEYS 1: `nodes`; 2: `draining`; 3: `loads`. ARGV 1: the sidecar; 2: its loads; 3: how old a load may
-/// be and 4: a node, in seconds. Returns the time in seconds, the nodes, who is drained, the loads.
+/// KEYS 1: `nodes`; 2: `draining`; 3: `loads`; 4: `cron`. ARGV 1: the sidecar; 2: its loads; 3: how old a
+/// load may be and 4: a node, in seconds. Returns the time in seconds, the nodes, who is drained, the loads,
+/// and who has the lease of scheduled jobs for how many milliseconds, if anybody.
 pub(super) static ROSTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
@@ -132,7 +133,41 @@ local function fresh(key, age)
     end
     return kept
 end
-return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEYS[3], ARGV[3])}
+local cron = redis.call('GET', KEYS[4])
+cron = cron and {cron:match('^%S+ (.*)$'), redis.call('PTTL', KEYS[4])}
+return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEYS[3], ARGV[3]), cron}
+"#,
+    )
+});
+
+/// Gives the lease of scheduled jobs, or takes it back, as `Lease` of the parent module does.
+///
+/// KEYS 1: `cron`; 2: `remembers`. ARGV 1: the asker's token; 2: its name; 3: for how long, in milliseconds;
+/// 4: 1 if it has the lease. Returns whether it is granted, and who has it for how many milliseconds.
+pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local present = redis.call('GET', KEYS[1])
+local token, name
+if present then
+    token, name = present:match('^(%S+) (.*)$')
+end
+if token and token ~= ARGV[1] then
+    return {0, {name, redis.call('PTTL', KEYS[1])}}
+end
+local lasts = tonumber(ARGV[3])
+if lasts == 0 then
+    redis.call('DEL', KEYS[1])
+    return {1, false}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[2], string.format('%.0f', now), 'NX')
+if not token and ARGV[4] ~= '1' and now - redis.call('GET', KEYS[2]) < lasts then
+    return {0, false}
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2], 'PX', lasts)
+return {1, {ARGV[2], lasts}}
 "#,
     )
 });

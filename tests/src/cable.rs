@@ -26,15 +26,15 @@ struct State {
 }
 
 /// Carries connections to a server until it is dropped.
-pub(crate) struct Cable {
+pub struct Cable {
     /// Where to connect to.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     state: Arc<State>,
     carrier: JoinHandle<()>,
 }
 
 impl Cable {
-    pub(crate) async fn to(server: SocketAddr) -> Result<Self> {
+    pub async fn to(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, state) = (listener.local_addr()?, Arc::new(State::default()));
         let shared = Arc::clone(&state);
@@ -47,16 +47,16 @@ impl Cable {
     }
 
     /// From now on nothing arrives, and nobody is told: as where a network is partitioned.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state.cut.store(true, Ordering::Relaxed);
     }
 
     /// From now on everything takes this much longer.
-    pub(crate) fn delay(&self, time: Duration) {
+    pub fn delay(&self, time: Duration) {
         self.state.delay_ms.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.state.cut.store(false, Ordering::Relaxed);
         self.delay(Duration::ZERO);
     }
