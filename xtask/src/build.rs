@@ -76,8 +76,8 @@ pub fn module(package: &str, name: &str, to: &Path) -> Result<u64> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--package", package, "--target", "wasm32-wasip1", "--profile", "wasm"]);
     // Every V8 that runs proxy-wasm modules has SIMD; BLAKE3 uses it.
-    let flags = format!("-Ctarget-feature=+simd128 {}", remapped_paths().join(" "));
-    command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", flags).current_dir(harness::root());
+    let flags = ["-Ctarget-feature=+simd128".to_owned()].into_iter().chain(remapped_paths());
+    with_flags(&mut command, flags);
     run(&mut command)?;
     strip(&harness::target().join("wasm32-wasip1/wasm").join(name).with_extension("wasm"), to)
 }
@@ -101,14 +101,18 @@ pub fn static_programs() -> Result<()> {
         "--package",
         "odoo-standin",
     ]);
-    let variable = target.replace('-', "_");
-    let flags = remapped_paths();
-    command.env(format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_uppercase()), flags.join(" "));
-    // Of a library in C.
-    let of_c: Vec<_> =
-        flags.iter().map(|flag| flag.replace("--remap-path-prefix", "-ffile-prefix-map")).collect();
-    command.env(format!("CFLAGS_{variable}"), of_c.join(" ")).current_dir(harness::root());
+    with_flags(&mut command, remapped_paths());
+    // Of a library in C. Unlike the repository's, its path has no spaces.
+    let crates = remapped_paths().into_iter().filter(|flag| flag.ends_with("=/crates"));
+    let of_c: Vec<_> = crates.map(|flag| flag.replace("--remap-path-prefix", "-ffile-prefix-map")).collect();
+    command.env(format!("CFLAGS_{}", target.replace('-', "_")), of_c.join(" "));
     run(&mut command)
+}
+
+/// Has a build of this workspace use flags, which may have spaces in them.
+fn with_flags(command: &mut Command, flags: impl IntoIterator<Item = String>) {
+    let flags: Vec<_> = flags.into_iter().collect();
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).current_dir(harness::root());
 }
 
 /// Flags that keep this machine's paths out of what is built, where panic messages would carry them.
