@@ -77,9 +77,10 @@ impl Sidecar {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.header());
         }
-        let (status, body) = client::send(&self.address, request, body)
+        let answer = client::send(&self.address, request, body)
             .await
             .map_err(|error| AskError::NoSidecar(self.address.clone(), error))?;
+        let (status, body) = (answer.status(), answer.into_body());
         let text = || String::from_utf8_lossy(&body).trim().to_owned();
         match status {
             StatusCode::UNAUTHORIZED => Err(AskError::Unauthorized(text())),

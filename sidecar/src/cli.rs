@@ -12,7 +12,7 @@ mod values;
 pub(crate) use self::{
     cron::{Cron, CronGuard},
     serve::{LogFormat, Probe, Serve},
-    values::{Listen, SessionsSpec, StoreUrl},
+    values::{Listen, OdooConf, SessionsSpec, StoreUrl},
 };
 
 /// Makes several unmodified Odoo servers behave as one.
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Cron(Cron),
     #[command(hide = true)]
     CronGuard(CronGuard),
+    /// Say what will break, and how to mend it
+    Doctor(Doctor),
     /// End sessions everywhere
     #[command(subcommand)]
     Sessions(Sessions),
@@ -77,6 +79,25 @@ pub(crate) struct Asked {
     /// The file of its token
     #[arg(long, env = "MOORING_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Odoo's configuration file of a node on this host: ID=PATH. Repeat it, or separate several in the
+    /// variable by spaces
+    #[arg(long, env = "MOORING_ODOO_CONF", value_name = "ID=PATH", value_delimiter = ' ')]
+    pub(crate) odoo_conf: Vec<OdooConf>,
+
+    /// Envoy's admin interface: IP:PORT, or unix:PATH
+    #[arg(long, env = "MOORING_ENVOY_ADMIN", value_name = "ADDRESS")]
+    pub(crate) envoy: Option<Listen>,
+
+    /// JSON for machines
+    #[arg(long, env = "MOORING_JSON")]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header, http::request::Builder};
+use hyper::{Request, Response, client::conn::http1, header, http::request::Builder};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,17 +27,12 @@ pub(crate) enum ClientError {
     Body(String),
 }
 
-/// The status and the body of the answer to `GET path`.
-pub(crate) async fn get(server: &Listen, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-    send(server, Request::get(path), Bytes::new()).await
-}
-
-/// The status and the body of the answer to a request.
+/// The answer to a request.
 pub(crate) async fn send(
     server: &Listen,
     request: Builder,
     body: Bytes,
-) -> Result<(StatusCode, Bytes), ClientError> {
+) -> Result<Response<Bytes>, ClientError> {
     let request = request
         .header(header::USER_AGENT, concat!("mooring/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close");
@@ -53,16 +48,17 @@ pub(crate) async fn send(
     }
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError>
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async {
         let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
-        Ok((status, body.map_err(|error| ClientError::Body(error.to_string()))?.to_bytes()))
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+        let body = body.map_err(|error| ClientError::Body(error.to_string()))?;
+        Ok(Response::from_parts(head, body.to_bytes()))
     };
     // The connection is driven beside the exchange and ends with it.
     tokio::pin!(connection);

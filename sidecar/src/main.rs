@@ -12,6 +12,7 @@ mod client;
 mod cookie_file;
 mod cron;
 mod directory;
+mod doctor;
 mod drain_command;
 mod health_command;
 mod heartbeat;
@@ -52,6 +53,7 @@ async fn run(command: cli::Command) -> Result<ExitCode, String> {
             return cron::run(options).await.map_err(text);
         }
         cli::Command::CronGuard(options) => return cron::guard(options).await.map_err(text),
+        cli::Command::Doctor(options) => return Ok(doctor::run(options).await),
         cli::Command::Health(options) => health_command::run(options).await.map_err(text)?,
         cli::Command::Nodes(options) => nodes_command::run(options).await.map_err(text)?,
         cli::Command::Drain(options) => drain_command::drain(options).await.map_err(text)?,

@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use affinity::NodeState;
+use axum::body::Bytes;
+use hyper::Request;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
@@ -39,8 +41,9 @@ async fn probe(spec: &NodeSpec, options: &Probe) -> Probed {
             .await
             .map_err(|error| format!("its address cannot be found: {error}"))?;
         let started = Instant::now();
-        let answer = client::get(&Listen::Tcp(node.http), &options.probe_path).await;
-        let (status, _) = answer.map_err(|error| error.to_string())?;
+        let request = Request::get(&options.probe_path);
+        let answer = client::send(&Listen::Tcp(node.http), request, Bytes::new()).await;
+        let status = answer.map_err(|error| error.to_string())?.status();
         if status.is_server_error() || status.is_client_error() {
             return Err(format!("{} answers {status}", options.probe_path));
         }

@@ -35,14 +35,19 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// The sessions directory of a node.
+/// A path that belongs to a node: ID=PATH.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SessionsSpec {
+pub(crate) struct OfNode {
     pub(crate) node: NodeId,
     pub(crate) path: PathBuf,
 }
 
-impl FromStr for SessionsSpec {
+/// The sessions directory of a node.
+pub(crate) type SessionsSpec = OfNode;
+/// The configuration file of a node's Odoo.
+pub(crate) type OdooConf = OfNode;
+
+impl FromStr for OfNode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
