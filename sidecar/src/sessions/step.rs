@@ -103,9 +103,11 @@ impl Carrier {
             let is_new =
                 local.is_some_and(|local| known.as_ref().is_none_or(|known| known.digest != local.digest));
             match (action, copy) {
-                (Action::Publish(_), Some(None)) if !self.may_refill(key, known.as_ref()) && !job.waited => {
-                    job.waited = true;
-                    return Ok(Some(AFTER_OWNER));
+                (Action::Publish(_), Some(None))
+                    if !self.may_refill(key, known.as_ref())
+                        && let Some(wait) = job.left_to_others(AFTER_OWNER) =>
+                {
+                    return Ok(Some(wait));
                 }
                 (Action::Publish(base), _) => {
                     let Some(snapshot) = &snapshot else { return Ok(None) };
@@ -123,10 +125,13 @@ impl Carrier {
                     copy = Some(self.store.copy(key).await?);
                 }
                 (Action::Write | Action::Remove, Some(Some(present)))
-                    if is_new && !job.waited && !present.ended && present.owner.node != self.node =>
+                    if is_new
+                        && !present.ended
+                        && present.owner.node != self.node
+                        && let Some(wait) = job.left_to_others(DISPUTED) =>
                 {
-                    (job.waited, job.ask) = (true, true);
-                    return Ok(Some(DISPUTED));
+                    job.ask = true;
+                    return Ok(Some(wait));
                 }
                 (Action::Write, Some(Some(present))) => {
                     if self.write(key, &present, seen).await? {
