@@ -299,3 +299,22 @@ impl Carrier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_else_happens_does_not_shorten_what_is_left_to_others() {
+        let mut job = Job::new(None, true);
+        let time = Duration::from_secs(3_600);
+        let left = job.left_to_others(time).unwrap();
+        // As when Odoo writes the second file of two.
+        let mut both = job.clone().and(Job::new(None, false));
+        assert!(both.left_to_others(time).is_some_and(|now| now <= left && !now.is_zero()));
+        // Nor is it given anew to who had it.
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(both.left_to_others(Duration::from_millis(1)), None);
+        assert_eq!(job.and(both).left_to_others(Duration::from_millis(1)), None);
+    }
+}

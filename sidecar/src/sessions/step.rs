@@ -6,7 +6,7 @@ use std::{
 };
 
 use affinity::{
-    Membership, NodeId, SessionKey,
+    Membership, Node, NodeId, NodeState, SessionKey,
     plan::plan,
     wire::{Claim, Origin},
 };
@@ -310,10 +310,20 @@ impl Carrier {
         }
     }
 
-    /// Whether the node is one that has the copy of a session with this owner.
+    /// Whether the node is one that has the copy of a session with this owner. While it is down it keeps
+    /// what it has and takes what is new, as if it were up: others stand by for it, but a node that only
+    /// restarts must have everything when it is back.
     pub(super) fn holds(&self, key: SessionKey, owner: &NodeId) -> bool {
         let membership = self.membership.borrow().clone();
-        holders(&membership, key, owner).any(|id| id == self.node)
+        let is_down = |node: &Node| node.id == self.node && node.state == NodeState::Down;
+        if !membership.nodes().iter().any(is_down) {
+            return holders(&membership, key, owner).any(|id| id == self.node);
+        }
+        let nodes = membership.nodes().iter().map(|node| {
+            let state = if is_down(node) { NodeState::Active } else { node.state };
+            Node { state, ..node.clone() }
+        });
+        Membership::new(nodes.collect()).is_ok_and(|up| holders(&up, key, owner).any(|id| id == self.node))
     }
 
     fn opened(&self, key: SessionKey, copy: &Copy) -> Result<Option<Snapshot>, Problem> {
