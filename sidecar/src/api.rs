@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     sessions::{self, Brought, Carriers},
-    store::{EndedBy, LARGEST_EPOCH, StoreError},
+    store::{LARGEST_EPOCH, StoreError},
     token::Token,
 };
 
@@ -311,8 +311,9 @@ async fn move_sessions(
 /// Ends sessions everywhere.
 async fn revoke(State(shared): State<Arc<Shared>>, Json(keys): Json<Vec<SessionKey>>) -> Response {
     let mut reply = RevokeReply::default();
+    let membership = shared.registry.membership().borrow().clone();
     for key in keys.into_iter().take(MOST_MOVED) {
-        match shared.directory.store().end(key, EndedBy::User).await {
+        match sessions::end(shared.directory.store(), &membership, key, None).await {
             Ok(ended) => reply.revoked += u64::from(ended),
             Err(error) => return unavailable(&error),
         }

@@ -12,7 +12,11 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use rand::{Rng, distr::Alphanumeric};
-use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -169,11 +173,11 @@ impl Browser {
         Ok(answer)
     }
 
-    /// Opens a websocket, says something and returns what comes back.
+    /// Opens a websocket.
     ///
     /// # Errors
-    /// If the handshake or the exchange fails.
-    pub async fn websocket(&mut self, message: &str) -> Result<String> {
+    /// If the handshake fails.
+    pub async fn open_websocket(&mut self) -> Result<Websocket> {
         let mut request = format!("ws://{}/websocket?version=18.0-7", self.server).into_client_request()?;
         request.headers_mut().insert("origin", format!("http://{}", self.server).parse()?);
         for (name, value) in &self.headers {
@@ -182,18 +186,19 @@ impl Browser {
         if let Some(sid) = &self.sid {
             request.headers_mut().insert(header::COOKIE, format!("session_id={sid}").parse()?);
         }
-        let exchange = async {
-            let (mut socket, response) = tokio_tungstenite::connect_async(request).await?;
-            self.keep_cookies(response.headers());
-            socket.send(Message::text(message)).await?;
-            while let Some(frame) = socket.next().await {
-                if let Message::Text(text) = frame? {
-                    return Ok(text.to_string());
-                }
-            }
-            bail!("the websocket closed without an answer")
-        };
-        tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
+        let open = tokio_tungstenite::connect_async(request);
+        let (socket, response) =
+            tokio::time::timeout(PATIENCE, open).await.context("no answer in time")??;
+        self.keep_cookies(response.headers());
+        Ok(Websocket(socket))
+    }
+
+    /// Opens a websocket, says something and returns what comes back.
+    ///
+    /// # Errors
+    /// If the handshake or the exchange fails.
+    pub async fn websocket(&mut self, message: &str) -> Result<String> {
+        self.open_websocket().await?.say(message).await
     }
 
     fn keep_cookies(&mut self, headers: &HeaderMap) {
@@ -203,6 +208,28 @@ impl Browser {
                 self.sid = Some(sid.to_owned()).filter(|sid| !sid.is_empty());
             }
         }
+    }
+}
+
+/// An open websocket.
+pub struct Websocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Websocket {
+    /// Says something and returns what comes back.
+    ///
+    /// # Errors
+    /// If nothing does.
+    pub async fn say(&mut self, message: &str) -> Result<String> {
+        let exchange = async {
+            self.0.send(Message::text(message)).await?;
+            while let Some(frame) = self.0.next().await {
+                if let Message::Text(text) = frame? {
+                    return Ok(text.to_string());
+                }
+            }
+            bail!("the websocket closed without an answer")
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
     }
 }
 

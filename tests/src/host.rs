@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{process::Process, tools};
 
 /// A network namespace with a cable to this one.
+#[derive(Debug)]
 pub struct Host {
     /// The namespace ends with the last process in it; this one is there from the start.
     holder: Process,

@@ -8,14 +8,19 @@ pub mod envoy;
 pub mod fake_node;
 pub mod host;
 pub mod image;
+pub mod node;
 pub mod odoo;
 pub mod person;
 pub mod process;
 pub mod redis_servers;
+pub mod small_disk;
 pub mod stack;
 pub mod tools;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
@@ -47,4 +52,10 @@ pub fn static_program(name: &str) -> PathBuf {
 /// A program of this workspace, as `cargo xtask build` built it.
 pub fn program(name: &str) -> PathBuf {
     target().join("release").join(name)
+}
+
+/// Prints a line also where the test harness keeps what tests print to itself.
+pub fn say(line: &str) {
+    // Who cannot be told cannot be told that either.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

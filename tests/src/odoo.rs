@@ -3,7 +3,6 @@
 use std::{
     env,
     fs::{self, File, Permissions},
-    io::Write,
     net::SocketAddr,
     os::unix::{
         fs::{PermissionsExt, chown, symlink},
@@ -30,7 +29,7 @@ use crate::{
     browser::{self, Answer, Browser, Connections},
     envoy::Endpoint,
     process::Process,
-    tools,
+    say, tools,
 };
 
 /// An open websocket.
@@ -42,11 +41,6 @@ pub const HOST: &str = "odoo.example";
 const DATABASE: &str = "mooring";
 const OWNER: &str = "odoo";
 const MODULES: &str = "base,web,mail,bus";
-
-/// Prints a line also where the test harness keeps what tests print to itself.
-pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 /// Odoo's source and the Python that runs it.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 /// A running program. Dropping it kills it; should this process die, the kernel does.
+#[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,

@@ -1,17 +1,13 @@
 //! Redis as people run it: one server, one with a replica and a Sentinel, a cluster.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use redis::FromRedisValue;
 use tempfile::TempDir;
 
 use crate::{
+    host::Host,
     process::{Process, free_port, wait_until},
     tools,
 };
@@ -268,77 +264,30 @@ impl Cluster {
     }
 }
 
-/// A server behind a network of its own, whose cable can be pulled.
+/// A server on a host of its own, whose cable can be pulled.
 pub struct Remote {
-    server: Process,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// The host.
+    pub host: Host,
+    server: Server,
 }
 
 impl Remote {
-    /// Starts one in a network namespace that ends with it.
+    /// Starts one.
     ///
     /// # Errors
-    /// If this may not make one: that takes root, `ip`, `unshare` and `nsenter`.
+    /// If there can be no such host, or it does not start.
     pub async fn start(folder: &Path) -> Result<Self> {
-        let [ip, unshare] = ["ip", "unshare"].map(|name| tools::on_path(name).context(name.to_owned()));
-        // 198.18.0.0/15 is for tests of networks.
-        let [a, b, name]: [u8; 3] = rand::random();
-        let (near, far) = (format!("198.18.{a}.{}", b & !3 | 1), [198, 18, a, b & !3 | 2]);
-        let address = SocketAddr::from((far, free_port()?));
-        let mut command = Command::new(unshare?);
-        command.arg("--net").arg(tools::redis_server()?);
+        let host = Host::start(folder).await?;
+        let address = SocketAddr::from((host.address, free_port()?));
+        let mut command = host.command(&tools::redis_server()?);
         command.args(["--bind", "*", "--protected-mode", "no", "--save", "", "--port"]);
         command.arg(address.port().to_string()).arg("--dir").arg(folder);
-        let server = Process::start("redis-server", command, &folder.join("redis.log"))?;
-        let (mut remote, link) = (Self { server, address }, format!("moor{a}-{b}-{name}"));
-        let ip = ip?;
-        let near_ip = |arguments: &str| run(Command::new(&ip).args(arguments.split(' ')));
-        // It has its namespace a moment after it was started.
-        let own = std::fs::read_link("/proc/self/ns/net")?;
-        let theirs = PathBuf::from(format!("/proc/{}/ns/net", remote.server.id()));
-        let apart = async || std::fs::read_link(&theirs).ok().filter(|other| *other != own);
-        remote.server.wait(Duration::from_secs(5), apart).await?;
-        near_ip(&format!("link add {link} type veth peer name eth0 netns {}", remote.server.id()))?;
-        near_ip(&format!("address add {near}/30 dev {link}"))?;
-        near_ip(&format!("link set {link} up"))?;
-        remote.far_ip(&format!("address add {}/30 dev eth0", address.ip()))?;
-        remote.plug()?;
-        let listens = async || tokio::net::TcpStream::connect(address).await.ok();
-        remote.server.wait(Duration::from_secs(10), listens).await?;
-        Ok(remote)
-    }
-
-    /// Pulls the cable.
-    ///
-    /// # Errors
-    /// If `ip` fails.
-    pub fn unplug(&self) -> Result<()> {
-        self.far_ip("link set eth0 down")
-    }
-
-    /// Plugs it in again.
-    ///
-    /// # Errors
-    /// If `ip` fails.
-    pub fn plug(&self) -> Result<()> {
-        self.far_ip("link set eth0 up")
+        let server = Server::run_command(address, command, folder).await?;
+        Ok(Self { host, server })
     }
 
     /// What a sidecar's `--store` is.
     pub fn url(&self) -> String {
-        format!("redis://{}/0", self.address)
+        format!("redis://{}/0", self.server.address)
     }
-
-    fn far_ip(&self, arguments: &str) -> Result<()> {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.server.id().to_string(), "--net", "ip"]).args(arguments.split(' '));
-        run(&mut command)
-    }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
 }

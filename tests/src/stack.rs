@@ -1,6 +1,8 @@
 //! Several stand-ins, a sidecar and an Envoy, put together.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -9,6 +11,8 @@ use tempfile::TempDir;
 use crate::{
     browser::{self, Browser, Connections},
     envoy::{Bootstrap, Endpoint, Envoy},
+    host::Host,
+    node::Node,
     process::{Process, free_port},
     program, tools,
 };
@@ -36,6 +40,8 @@ pub struct Options {
     pub bootstrap: &'static str,
     /// A version of Envoy; none: the one at hand.
     pub envoy_version: Option<&'static str>,
+    /// The hosts of nodes that have one of their own, by the node's place.
+    pub hosts: BTreeMap<usize, Arc<Host>>,
 }
 
 impl Default for Options {
@@ -51,18 +57,9 @@ impl Default for Options {
             concurrency: 2,
             bootstrap: "envoy.yaml",
             envoy_version: None,
+            hosts: BTreeMap::new(),
         }
     }
-}
-
-/// One Odoo stand-in.
-pub struct Node {
-    /// Its name.
-    pub id: String,
-    /// Its ports.
-    pub endpoint: Endpoint,
-    /// Its process, while it runs.
-    pub process: Option<Process>,
 }
 
 /// Everything, on loopback and in a folder of its own. Dropping it ends and removes it all.
@@ -98,17 +95,10 @@ impl Stack {
     /// If anything does not start.
     pub async fn start_with(options: Options, change: impl FnOnce(&mut Bootstrap)) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut nodes = Vec::new();
-        for number in 1..=options.nodes {
-            let endpoint = Endpoint {
-                http: ([127, 0, 0, 1], free_port()?).into(),
-                gevent: ([127, 0, 0, 1], free_port()?).into(),
-            };
-            nodes.push(Node { id: format!("odoo-{number}"), endpoint, process: None });
-        }
+        let mut nodes = Node::all(&options)?;
         let sidecar_address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
         for node in nodes.iter_mut().take(options.running) {
-            node.process = Some(start_node(node, &options, &folder).await?);
+            node.start(&options, folder.path()).await?;
         }
         let sidecar = start_sidecar(sidecar_address, &nodes, &options, &folder).await?;
 
@@ -162,10 +152,8 @@ impl Stack {
     /// # Errors
     /// If it does not start.
     pub async fn start_node(&mut self, place: usize) -> Result<()> {
-        let node = self.nodes.get(place).context("no such node")?;
-        let process = start_node(node, &self.options, &self.folder).await?;
-        self.nodes[place].process = Some(process);
-        Ok(())
+        let node = self.nodes.get_mut(place).context("no such node")?;
+        node.start(&self.options, self.folder.path()).await
     }
 
     /// Kills a node at once.
@@ -242,23 +230,6 @@ impl Stack {
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
     }
-}
-
-async fn start_node(node: &Node, options: &Options, folder: &TempDir) -> Result<Process> {
-    let mut command = Command::new(program("odoo-standin"));
-    command.args(["--id", &node.id, "--profile", &options.profile.to_string()]);
-    command.args(["--http", &node.endpoint.http.to_string(), "--gevent", &node.endpoint.gevent.to_string()]);
-    command.arg("--data-dir").arg(folder.path().join(&node.id));
-    command.arg("--shared-dir").arg(folder.path().join("database"));
-    let place = node.id.rsplit('-').next().and_then(|number| number.parse::<usize>().ok());
-    let offset = place.and_then(|number| options.clock_offsets.get(number.checked_sub(1)?));
-    command.args(["--clock-offset-secs", &offset.copied().unwrap_or_default().to_string()]);
-    command.args(&options.standin_args);
-    let mut process = Process::start(&node.id, command, &folder.path().join(format!("{}.log", node.id)))?;
-    let http = node.endpoint.http;
-    let healthy = async || browser::get(http, "/web/health").await.ok().filter(|answer| answer.status == 200);
-    process.wait(Duration::from_secs(10), healthy).await?;
-    Ok(process)
 }
 
 async fn start_sidecar(

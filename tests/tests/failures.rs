@@ -97,7 +97,7 @@ fn work(
 
 /// The node that is next in line for a session, as everybody computes it.
 fn standby(stack: &Stack, sid: &str, owner: &str) -> String {
-    let node = |node: &harness::stack::Node| affinity::Node {
+    let node = |node: &harness::node::Node| affinity::Node {
         id: affinity::NodeId::new(&*node.id).unwrap(),
         http: node.endpoint.http,
         gevent: None,

@@ -15,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     browser::{self, Answer, tally},
     envoy::Bootstrap,
-    odoo::{HOST, Odoo, Person, Tree, say},
+    odoo::{HOST, Odoo, Person, Tree},
+    say,
     stack::{Options, Stack},
 };
 use rustix::process::Signal;

@@ -35,7 +35,7 @@ pub(super) async fn examine(admin: &Listen, servers: &Servers, findings: &mut Fi
             return;
         }
     };
-    if stats["stats"].as_array().is_none_or(Vec::is_empty) {
+    if list(at(&stats, "/stats")).is_empty() {
         let remedy = "does its configuration name mooring.wasm? Its log says why it was not loaded";
         findings.add(Severity::Error, "no-filter", &about, "it does not run Mooring's filter", remedy);
     }
@@ -77,17 +77,23 @@ async fn resolved(place: &str) -> Option<SocketAddr> {
 /// Every host of every cluster, and whether it passes its health checks in one of them.
 fn hosts(clusters: &Value) -> BTreeMap<SocketAddr, bool> {
     let mut hosts = BTreeMap::new();
-    for cluster in list(&clusters["cluster_statuses"]) {
-        for host in list(&cluster["host_statuses"]) {
-            let at = &host["address"]["socket_address"];
-            let ip = at["address"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-            let port = at["port_value"].as_u64().and_then(|port| u16::try_from(port).ok());
+    for cluster in list(at(clusters, "/cluster_statuses")) {
+        for host in list(at(cluster, "/host_statuses")) {
+            let ip = at(host, "/address/socket_address/address").as_str();
+            let port = at(host, "/address/socket_address/port_value").as_u64();
+            let ip = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+            let port = port.and_then(|port| u16::try_from(port).ok());
             let Some(address) = ip.zip(port).map(SocketAddr::from) else { continue };
-            let healthy = host["health_status"]["failed_active_health_check"] != true;
+            let healthy = *at(host, "/health_status/failed_active_health_check") != true;
             *hosts.entry(address).or_default() |= healthy;
         }
     }
     hosts
+}
+
+/// What lies at a path; null if nothing does.
+fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    value.pointer(path).unwrap_or(&Value::Null)
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -96,13 +102,13 @@ fn list(value: &Value) -> &[Value] {
 
 /// Looks at every wasm module in the configuration that is Mooring's.
 fn examine_modules(about: &str, config: &Value, findings: &mut Findings) {
-    if config["vm_config"].is_object() && config["root_id"] == "mooring" {
-        if config["failure_policy"] != "FAIL_RELOAD" {
+    if at(config, "/vm_config").is_object() && *at(config, "/root_id") == "mooring" {
+        if *at(config, "/failure_policy") != "FAIL_RELOAD" {
             let problem = "a filter that fails stays failed: its failure_policy is not FAIL_RELOAD";
             findings.add(Severity::Error, "no-reload", about, problem, "failure_policy: FAIL_RELOAD");
         }
-        let remote = &config["vm_config"]["code"]["remote"];
-        if remote.is_object() && remote["sha256"].as_str().unwrap_or_default().is_empty() {
+        let remote = at(config, "/vm_config/code/remote");
+        if remote.is_object() && at(remote, "/sha256").as_str().unwrap_or_default().is_empty() {
             let problem =
                 "it fetches its filter without saying which: whoever can change the file changes what runs";
             findings.add(

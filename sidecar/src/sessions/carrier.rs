@@ -5,12 +5,13 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    mem::Discriminant,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use affinity::{Membership, NodeId, SessionKey, wire::CarriedReport};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::{Disk, Place},
@@ -28,8 +29,10 @@ use crate::{
 const AT_ONCE: usize = 32;
 /// How long after a file went it is looked for: Odoo 19 deletes and saves again within one request.
 const GONE: Duration = Duration::from_millis(50);
-/// How long after a failure a session is looked at again.
+/// How long after a failure a session is looked at again, unless there is a new reason to.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often a kind of failure is logged.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Why a session is looked at.
 #[derive(Clone, Debug)]
@@ -42,13 +45,20 @@ pub(super) struct Job {
     /// The standby is to be asked to have it, if it has not.
     pub(super) offer: bool,
     pub(super) since: Instant,
-    /// Something else was tried first, and this is the time after.
-    pub(super) waited: bool,
+    /// Since when somebody else has time to do it, who should.
+    left_to_others: Option<Instant>,
 }
 
 impl Job {
     fn new(place: Option<Place>, ask: bool) -> Self {
-        Self { place, ask, wanted: false, offer: false, since: Instant::now(), waited: false }
+        Self { place, ask, wanted: false, offer: false, since: Instant::now(), left_to_others: None }
+    }
+
+    /// How long others still have to do what they should do first, of so much time in all.
+    pub(super) fn left_to_others(&mut self, time: Duration) -> Option<Duration> {
+        let since = *self.left_to_others.get_or_insert_with(Instant::now);
+        // Whatever else happens to the session meanwhile does not shorten it.
+        time.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Both reasons in one.
@@ -58,7 +68,8 @@ impl Job {
             ask: self.ask || other.ask,
             wanted: self.wanted || other.wanted,
             offer: self.offer || other.offer,
-            ..self
+            left_to_others: self.left_to_others.or(other.left_to_others),
+            since: self.since,
         }
     }
 }
@@ -66,10 +77,21 @@ impl Job {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) known: HashMap<SessionKey, Known>,
-    /// The sessions that are looked at, and why they are to be looked at once more.
-    busy: HashMap<SessionKey, Option<Job>>,
+    /// The sessions that are looked at.
+    busy: HashMap<SessionKey, Busy>,
     pub(super) goners: Goners,
     pub(super) ended: Ended,
+    /// When each kind of failure was told of last.
+    told: HashMap<Discriminant<Problem>, Instant>,
+}
+
+/// A session that is looked at.
+#[derive(Default)]
+struct Busy {
+    /// Why it is to be looked at once more.
+    again: Option<Job>,
+    /// Wakes who waits.
+    reason: Arc<Notify>,
 }
 
 /// The carrier of one node's sessions.
@@ -191,15 +213,16 @@ impl Carrier {
     /// Looks at a session after a while; once, however many reasons there are.
     fn look(self: &Arc<Self>, key: SessionKey, job: Job, after: Duration) {
         match self.state().busy.entry(key) {
-            Entry::Occupied(mut again) => {
-                let job = match again.get_mut().take() {
+            Entry::Occupied(mut busy) => {
+                let busy = busy.get_mut();
+                busy.again = Some(match busy.again.take() {
                     Some(before) => before.and(job),
                     None => job,
-                };
-                again.insert(Some(job));
+                });
+                busy.reason.notify_one();
                 return;
             }
-            Entry::Vacant(place) => place.insert(None),
+            Entry::Vacant(place) => place.insert(Busy::default()),
         };
         let carrier = Arc::clone(self);
         tokio::spawn(async move { carrier.work(key, job, after).await });
@@ -209,29 +232,26 @@ impl Carrier {
     async fn work(&self, key: SessionKey, mut job: Job, mut after: Duration) {
         loop {
             if !after.is_zero() {
-                tokio::time::sleep(after).await;
+                self.reason(key, after).await;
             }
             let next = {
                 // The semaphore is never closed.
                 let _slot = self.slots.acquire().await;
+                if let Some(reason) = self.state().busy.get_mut(&key).and_then(|busy| busy.again.take()) {
+                    job = job.and(reason);
+                }
                 self.step(key, &mut job).await
             };
             let again = match next {
                 Ok(again) => again,
-                // Nothing here will make it readable.
-                Err(problem @ Problem::Sealed) => {
-                    self.metrics.copies(&self.node, CopyOutcome::Failed);
-                    tracing::error!(node = %self.node, session = %key, "is not carried: {problem}");
-                    None
-                }
                 Err(problem) => {
-                    self.metrics.copies(&self.node, CopyOutcome::Failed);
-                    tracing::warn!(node = %self.node, session = %key, "is not carried yet: {problem}");
-                    Some(AGAIN)
+                    self.tell(key, &problem);
+                    // Nothing here will make a copy readable that is sealed with another secret.
+                    Some(AGAIN).filter(|_| !matches!(problem, Problem::Sealed))
                 }
             };
             let mut state = self.state();
-            let reason = state.busy.get_mut(&key).and_then(Option::take);
+            let reason = state.busy.get_mut(&key).and_then(|busy| busy.again.take());
             match (again, reason) {
                 (None, None) => {
                     state.busy.remove(&key);
@@ -245,7 +265,56 @@ impl Carrier {
         }
     }
 
+    /// Waits until there is another reason to look at a session, or time is up.
+    async fn reason(&self, key: SessionKey, wait: Duration) {
+        let reason = self.state().busy.get(&key).map(|busy| Arc::clone(&busy.reason));
+        if let Some(reason) = reason {
+            let _ = tokio::time::timeout(wait, reason.notified()).await;
+        }
+    }
+
+    /// Counts a failure, and logs it unless one of its kind just was: a full disk or a store that is away
+    /// befalls all sessions alike.
+    fn tell(&self, key: SessionKey, problem: &Problem) {
+        self.metrics.copies(&self.node, CopyOutcome::Failed);
+        let (is_new, waiting) = {
+            let mut state = self.state();
+            let kind = std::mem::discriminant(problem);
+            let is_new = state.told.get(&kind).is_none_or(|then| then.elapsed() > TELL);
+            if is_new {
+                state.told.insert(kind, Instant::now());
+            }
+            (is_new, state.busy.len())
+        };
+        match problem {
+            _ if !is_new => tracing::debug!(node = %self.node, session = %key, "is not carried: {problem}"),
+            Problem::Sealed => {
+                tracing::error!(node = %self.node, session = %key, "is not carried: {problem}")
+            }
+            _ => tracing::warn!(node = %self.node, session = %key, waiting, "is not carried yet: {problem}"),
+        }
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_else_happens_does_not_shorten_what_is_left_to_others() {
+        let mut job = Job::new(None, true);
+        let time = Duration::from_secs(3_600);
+        let left = job.left_to_others(time).unwrap();
+        // As when Odoo writes the second file of two.
+        let mut both = job.clone().and(Job::new(None, false));
+        assert!(both.left_to_others(time).is_some_and(|now| now <= left && !now.is_zero()));
+        // Nor is it given anew to who had it.
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(both.left_to_others(Duration::from_millis(1)), None);
+        assert_eq!(job.and(both).left_to_others(Duration::from_millis(1)), None);
     }
 }

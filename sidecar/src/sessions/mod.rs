@@ -35,7 +35,7 @@ mod step;
 mod watch;
 
 pub(crate) use seal::Sealer;
-pub(crate) use settle::{Brought, bring, may_take_over, settled};
+pub(crate) use settle::{Brought, bring, end, may_take_over, settled};
 
 /// Whether the sessions of a directory can be carried by this process.
 ///

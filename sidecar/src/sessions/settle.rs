@@ -35,7 +35,7 @@ pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, cla
         match left.filter(|left| *left != claim.key) {
             // The browser was given another session: whatever files this one has are of no use to anybody
             // but a thief. Its node may have none of them just now, and bring them back.
-            Some(left) => store.end(left, EndedBy::User).await.is_ok(),
+            Some(left) => end(store, membership, left, Some(&claim.node)).await.is_ok(),
             None => true,
         }
     };
@@ -61,6 +61,35 @@ pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, cla
     };
     let (ended, came) = tokio::join!(ended, came);
     ended && came
+}
+
+/// Ends a session everywhere, at the word of somebody who was served by a node, if by any. Returns whether
+/// it was ended now.
+///
+/// # Errors
+/// If the store cannot be asked.
+pub(crate) async fn end(
+    store: &dyn Store,
+    membership: &Membership,
+    key: SessionKey,
+    served_by: Option<&NodeId>,
+) -> Result<bool, StoreError> {
+    if !store.end(key, EndedBy::User).await? {
+        return Ok(false);
+    }
+    // An owner that cannot be reached has the files still, and is the owner when it is back: until it has
+    // heard of the end, whoever has the cookie must be led elsewhere.
+    if let Some(Copy { owner, .. }) = store.copy(key).await? {
+        let node = match served_by {
+            Some(node) => Some(node).filter(|node| **node != owner.node),
+            None if is_up(membership, &owner.node) => None,
+            None => membership.nodes().iter().map(|node| &node.id).find(|id| is_up(membership, id)),
+        };
+        if let Some(node) = node.cloned() {
+            store.claim(Claim { key, node, expect: owner.epoch, origin: Origin::Visit }).await?;
+        }
+    }
+    Ok(true)
 }
 
 /// What came of bringing a session's files to a node.
@@ -112,9 +141,7 @@ pub(crate) async fn may_take_over(
         return Ok(true);
     }
     let owner = store.owner(claim.key).await?;
-    let is_up =
-        |id: &NodeId| membership.nodes().iter().any(|node| node.id == *id && node.state != NodeState::Down);
-    Ok(owner.is_none_or(|owner| owner.node == claim.node || !is_up(&owner.node)))
+    Ok(owner.is_none_or(|owner| owner.node == claim.node || !is_up(membership, &owner.node)))
 }
 
 /// Waits until something holds for a session's copy. `absent`: what is to be thought of a session that
@@ -141,6 +168,10 @@ async fn holds(
         sleep(pause).await;
         pause = (pause * 2).min(LATER_LOOK);
     }
+}
+
+fn is_up(membership: &Membership, id: &NodeId) -> bool {
+    membership.nodes().iter().any(|node| node.id == *id && node.state != NodeState::Down)
 }
 
 fn carries(membership: &Membership, id: &NodeId) -> bool {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use affinity::{
-    Membership, NodeId, SessionKey,
+    Membership, Node, NodeId, NodeState, SessionKey,
     plan::plan,
     wire::{Claim, Origin},
 };
@@ -103,9 +103,11 @@ impl Carrier {
             let is_new =
                 local.is_some_and(|local| known.as_ref().is_none_or(|known| known.digest != local.digest));
             match (action, copy) {
-                (Action::Publish(_), Some(None)) if !self.may_refill(key, known.as_ref()) && !job.waited => {
-                    job.waited = true;
-                    return Ok(Some(AFTER_OWNER));
+                (Action::Publish(_), Some(None))
+                    if !self.may_refill(key, known.as_ref())
+                        && let Some(wait) = job.left_to_others(AFTER_OWNER) =>
+                {
+                    return Ok(Some(wait));
                 }
                 (Action::Publish(base), _) => {
                     let Some(snapshot) = &snapshot else { return Ok(None) };
@@ -123,10 +125,13 @@ impl Carrier {
                     copy = Some(self.store.copy(key).await?);
                 }
                 (Action::Write | Action::Remove, Some(Some(present)))
-                    if is_new && !job.waited && !present.ended && present.owner.node != self.node =>
+                    if is_new
+                        && !present.ended
+                        && present.owner.node != self.node
+                        && let Some(wait) = job.left_to_others(DISPUTED) =>
                 {
-                    (job.waited, job.ask) = (true, true);
-                    return Ok(Some(DISPUTED));
+                    job.ask = true;
+                    return Ok(Some(wait));
                 }
                 (Action::Write, Some(Some(present))) => {
                     if self.write(key, &present, seen).await? {
@@ -305,10 +310,20 @@ impl Carrier {
         }
     }
 
-    /// Whether the node is one that has the copy of a session with this owner.
+    /// Whether the node is one that has the copy of a session with this owner. While it is down it keeps
+    /// what it has and takes what is new, as if it were up: others stand by for it, but a node that only
+    /// restarts must have everything when it is back.
     pub(super) fn holds(&self, key: SessionKey, owner: &NodeId) -> bool {
         let membership = self.membership.borrow().clone();
-        holders(&membership, key, owner).any(|id| id == self.node)
+        let is_down = |node: &Node| node.id == self.node && node.state == NodeState::Down;
+        if !membership.nodes().iter().any(is_down) {
+            return holders(&membership, key, owner).any(|id| id == self.node);
+        }
+        let nodes = membership.nodes().iter().map(|node| {
+            let state = if is_down(node) { NodeState::Active } else { node.state };
+            Node { state, ..node.clone() }
+        });
+        Membership::new(nodes.collect()).is_ok_and(|up| holders(&up, key, owner).any(|id| id == self.node))
     }
 
     fn opened(&self, key: SessionKey, copy: &Copy) -> Result<Option<Snapshot>, Problem> {

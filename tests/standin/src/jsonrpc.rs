@@ -40,11 +40,7 @@ impl Call {
     }
 
     fn error(&self, node: &Node, code: i32, message: &str, name: &str) -> Reply {
-        let data = json!({"name": name, "message": message, "node": node.id});
-        let error = json!({"code": code, "message": message, "data": data});
-        let mut reply = Reply::json(&json!({"jsonrpc": "2.0", "id": self.id, "error": error}));
-        reply.exception = true;
-        reply
+        error(node, &self.id, code, message, name)
     }
 
     fn access_denied(&self, node: &Node) -> Reply {
@@ -55,6 +51,19 @@ impl Call {
     fn session_expired(&self, node: &Node) -> Reply {
         self.error(node, 100, "Odoo Session Expired", "odoo.http.SessionExpiredException")
     }
+}
+
+fn error(node: &Node, id: &Value, code: i32, message: &str, name: &str) -> Reply {
+    let data = json!({"name": name, "message": message, "node": node.id});
+    let error = json!({"code": code, "message": message, "data": data});
+    let mut reply = Reply::json(&json!({"jsonrpc": "2.0", "id": id, "error": error}));
+    reply.exception = true;
+    reply
+}
+
+/// What a JSON route answers when something fails that nobody expected, such as saving the session.
+pub(crate) fn server_error(node: &Node) -> Reply {
+    error(node, &Value::Null, 200, "Odoo Server Error", "builtins.OSError")
 }
 
 /// `/web/session/authenticate`

@@ -51,7 +51,8 @@ impl Store {
         format::decode(self.profile, &fs::read(self.path(sid)?).ok()?)
     }
 
-    /// Writes a session file: temporary file, rename, chmod; no fsync.
+    /// Writes a session file: temporary file, rename, chmod; no fsync. Odoo raises what hinders the first
+    /// step, and leaves the temporary file behind; that the others fail it ignores.
     pub(crate) fn save(&self, sid: &str, data: &Data) -> io::Result<()> {
         let Some(path) = self.path(sid) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a session id"));
@@ -62,8 +63,9 @@ impl Store {
             let _ = fs::create_dir(parent);
         }
         let temporary = self.write_temporary(&bytes)?;
-        fs::rename(&temporary, &path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o644))
+        let _ = fs::rename(&temporary, &path)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)));
+        Ok(())
     }
 
     fn write_temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {

@@ -89,6 +89,11 @@ impl Route {
         }
     }
 
+    /// Routes of type "json", whose errors come with status 200.
+    fn is_json(self) -> bool {
+        matches!(self, Route::Authenticate | Route::SessionInfo | Route::CallKw | Route::Poll)
+    }
+
     /// Routes that are answered before anybody asks for a session.
     fn has_session(self) -> bool {
         !matches!(self, Route::Static | Route::State | Route::Gc)
@@ -123,7 +128,11 @@ pub(crate) async fn serve(
         Ok(reply) => reply,
         Err(error) => {
             eprintln!("odoo-standin {}: {} failed: {error}", node.id, visit.path);
-            Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            if route.is_json() {
+                jsonrpc::server_error(&node)
+            } else {
+                Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
         }
     };
     if reply.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -325,3 +325,32 @@ fn the_daily_cron_deletes_old_files_of_its_node() {
         assert!(!a.has(&sid) && b.has(&sid), "{profile}");
     }
 }
+
+#[test]
+fn what_cannot_be_saved_is_an_error_unless_only_the_rename_fails() {
+    for profile in PROFILES {
+        let cluster = Cluster::new(profile);
+        let node = cluster.node("odoo-1");
+        let sid = node.login("alice");
+        // A file where a folder belongs: Odoo ignores that it can neither be made nor renamed into.
+        let other: String = sid.chars().map(|c| if c == 'a' { 'b' } else { 'a' }).collect();
+        fs::write(node.sessions.join(&other[..2]), "").unwrap();
+        let ignored = node.get("/web/login?debug=1", Some(&other));
+        assert_eq!((ignored.status, ignored.sid()), (200, Some(other)), "{profile}");
+        // Nowhere to put a temporary file, as on a disk that is full.
+        let away = node.sessions.with_extension("away");
+        fs::rename(&node.sessions, &away).unwrap();
+        fs::write(&node.sessions, "").unwrap();
+        let call = json!({"params": {"login": "bob", "password": "pw-bob"}}).to_string();
+        let failed = node.post("/web/session/authenticate", None, &call);
+        assert_eq!((failed.status, failed.sid()), (200, None), "{profile}");
+        assert_eq!(failed.json()["error"]["message"], "Odoo Server Error", "{profile}");
+        let page = node.get("/web/login", None);
+        let answer = node.post_login(&page.sid().unwrap(), "bob", "pw-bob", &page.csrf_token());
+        assert_eq!((answer.status, answer.sid()), (500, None), "{profile}");
+        // What was saved before is as it was.
+        fs::remove_file(&node.sessions).unwrap();
+        fs::rename(&away, &node.sessions).unwrap();
+        assert_eq!(node.get("/odoo", Some(&sid)).login(), "alice", "{profile}");
+    }
+}

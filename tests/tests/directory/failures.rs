@@ -1,7 +1,5 @@
 //! Redis fails in every way that people's Redis fails, while people work.
 
-use std::io::Write;
-
 use harness::redis_servers::{Cluster, Remote, Server, Watched};
 
 use super::*;
@@ -162,17 +160,16 @@ async fn the_cable_to_redis_is_pulled_for_ten_seconds() -> Result<()> {
     let redis = match Remote::start(folder.path()).await {
         Ok(redis) => redis,
         Err(error) => {
-            // Not eprintln!, which is not seen of a test that passes.
-            writeln!(std::io::stderr(), "SKIPPED: no network namespace for Redis can be made: {error:#}")?;
+            harness::say(&format!("SKIPPED: no network namespace for Redis can be made: {error:#}"));
             return Ok(());
         }
     };
     let show = Show::open(&redis.url(), Duration::from_millis(200)).await?;
     let before = show.crowd.requests();
-    redis.unplug()?;
+    redis.host.unplug()?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let without = show.crowd.requests() - before;
-    redis.plug()?;
+    redis.host.plug()?;
     let recovered = show.recover().await?;
     let what = format!("the cable to Redis pulled for 10 s, {without} requests in them");
     show.close(&format!("{what}; used again {recovered:.1?} after")).await

@@ -1,8 +1,14 @@
 //! A node dies, and nobody is logged out: sessions are carried.
 
-mod crowd;
+mod bus;
+mod night;
+mod notices;
+mod people;
+mod revoke;
 mod scenarios;
+mod secrets;
 mod town;
+mod witnesses;
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +28,7 @@ fn carried() -> Options {
 #[tokio::test]
 async fn who_just_logged_in_survives_the_death_of_their_node() -> Result<()> {
     let rounds = std::env::var("MOORING_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
-    let _alone = scenarios::ONE_AT_A_TIME.lock().await;
+    let _alone = night::ONE_AT_A_TIME.lock().await;
     let mut stack = Stack::start(carried()).await?;
     let connections = http1();
     let (mut survived, mut gaps) = (0, Vec::new());

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,46 +13,78 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     browser,
     envoy::Endpoint,
+    host::Host,
+    node::Node,
     process::{Process, free_port},
     program,
-    stack::{Options, Stack, start_redis},
+    redis_servers::Server,
+    small_disk::SmallDisk,
+    stack::{Options, Stack},
     tools,
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::night::Night;
+
+/// What all sidecars share.
+pub const SECRET: &str = "a secret of at least thirty-two characters";
+
 fn local(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
+/// How a sidecar is told the secret.
+pub enum Secret {
+    /// `--secret-file`, with this text.
+    File(String),
+    /// `MOORING_SECRET`.
+    Variable(String),
+}
+
 /// Mooring's: a Redis, a sidecar beside Envoy that knows the nodes, and one beside each node.
 pub struct Town {
+    /// The disk on which the first node's sessions are, if it is a small one. It goes before the
+    /// folder that it is in.
+    pub disk: Option<SmallDisk>,
     pub stack: Stack,
-    pub redis: Option<Process>,
-    pub redis_address: SocketAddr,
+    pub redis: Option<Server>,
     pub beside: Vec<Option<Process>>,
+    /// The second node's, if it has one of its own.
+    pub host: Option<Arc<Host>>,
+    /// Where those answer, each on its host.
+    pub beside_addresses: [SocketAddr; 3],
+    /// What each of those is told of the secret when it is started.
+    pub secrets: [Secret; 3],
+    /// How much they log.
+    pub log: &'static str,
+    redis_address: SocketAddr,
     folder: TempDir,
 }
 
 impl Town {
     /// Starts it, and waits until all nodes' sessions are carried.
-    pub async fn start(profile: u32, standin_args: &[&str], clock_offsets: Vec<i64>) -> Result<Self> {
+    pub async fn start(night: &Night) -> Result<Self> {
+        Self::start_with(night, |_| ()).await
+    }
+
+    /// Starts it, with what is changed before the sidecars beside the nodes are started.
+    pub async fn start_with(night: &Night, change: impl FnOnce(&mut Self)) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (redis, redis_address) = start_redis(folder.path()).await?;
-        std::fs::write(folder.path().join("secret"), "a secret of at least thirty-two characters")?;
+        let host = own_host(night, folder.path()).await?;
+        let redis_address = local(free_port()?);
+        let redis = start_redis(redis_address, host.as_deref(), folder.path()).await?;
         let store = format!("redis://{redis_address}/0");
         let sidecar_args = ["--probe-interval-ms", "200", "--store", &store].map(str::to_owned).to_vec();
-        let standin_args = standin_args.iter().map(|text| (*text).to_owned()).collect();
-        let stack = Stack::start(Options {
-            profile,
-            sidecar_args,
-            standin_args,
-            clock_offsets,
-            ..Options::default()
-        })
-        .await?;
+        let stack = Stack::start(Options { sidecar_args, ..options(night, host.as_ref()) }).await?;
+        let disk = small_disk(night, &stack.sessions("odoo-1"))?;
+        let (redis, beside) = (Some(redis), vec![None, None, None]);
+        let beside_addresses = [local(free_port()?), local(free_port()?), local(free_port()?)];
+        let secrets = [(); 3].map(|()| Secret::File(SECRET.to_owned()));
+        let log = "info";
         let mut town =
-            Self { stack, redis: Some(redis), redis_address, beside: vec![None, None, None], folder };
+            Self { stack, redis, beside, disk, host, beside_addresses, secrets, log, redis_address, folder };
+        change(&mut town);
         for place in 0..3 {
             town.start_beside(place).await?;
         }
@@ -62,30 +95,41 @@ impl Town {
     /// Starts the sidecar beside a node.
     pub async fn start_beside(&mut self, place: usize) -> Result<()> {
         let node = self.stack.nodes.get(place).context("no such node")?;
+        let host = self.host.as_ref().filter(|host| host.address == node.endpoint.http.ip());
         let Endpoint { http, gevent } = node.endpoint;
-        let address = local(free_port()?);
-        let mut command = Command::new(program("mooring"));
+        let address = self.beside_addresses[place];
+        let program = program("mooring");
+        let mut command = host.map_or_else(|| Command::new(&program), |host| host.command(&program));
         command.args(["serve", "--listen", &address.to_string(), "--probe-interval-ms", "200"]);
-        command.args(["--store", &format!("redis://{}/0", self.redis_address), "--node-id", &node.id]);
+        let redis = SocketAddr::new(
+            host.map_or(self.redis_address.ip(), |host| host.near),
+            self.redis_address.port(),
+        );
+        command.args(["--store", &format!("redis://{redis}/0"), "--node-id", &node.id]);
         command.args(["--advertise", &format!("{http},gevent={gevent}")]);
         command.args(["--sessions", &format!("{}={}", node.id, self.stack.sessions(&node.id).display())]);
-        command.arg("--secret-file").arg(self.folder.path().join("secret"));
+        match &self.secrets[place] {
+            Secret::File(text) => {
+                let file = self.folder.path().join(format!("secret-{}", node.id));
+                std::fs::write(&file, text)?;
+                command.arg("--secret-file").arg(file);
+            }
+            Secret::Variable(text) => drop(command.env("MOORING_SECRET", text)),
+        }
+        command.env("RUST_LOG", self.log);
         let log = self.folder.path().join(format!("beside-{}.log", node.id));
         let mut process = Process::start("the sidecar beside a node", command, &log)?;
-        process.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
+        if host.is_none() {
+            let healthy = async || browser::get(address, "/healthz").await.ok();
+            process.wait(Duration::from_secs(10), healthy).await?;
+        }
         self.beside[place] = Some(process);
         Ok(())
     }
 
-    /// Starts Redis again where it was, empty.
-    pub async fn start_redis_again(&mut self) -> Result<()> {
-        let mut command = Command::new(tools::redis_server()?);
-        command.args(["--port", &self.redis_address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.arg("--dir").arg(self.folder.path());
-        let mut redis = Process::start("redis-server", command, &self.folder.path().join("redis.log"))?;
-        let address = self.redis_address;
-        redis.wait(Duration::from_secs(10), async || TcpStream::connect(address).await.ok()).await?;
-        self.redis = Some(redis);
+    /// Starts Redis where it was, empty.
+    pub async fn start_redis(&mut self) -> Result<()> {
+        self.redis = Some(start_redis(self.redis_address, self.host.as_deref(), self.folder.path()).await?);
         Ok(())
     }
 
@@ -100,6 +144,41 @@ impl Town {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         anyhow::bail!("the nodes' sessions are not carried")
+    }
+
+    /// Which nodes have a session's file, by their places.
+    pub fn holders(&self, sid: &str) -> Vec<usize> {
+        let file = |place: &usize| {
+            let sessions = self.stack.sessions(&self.stack.nodes[*place].id);
+            sessions.join(&sid[..2]).join(sid)
+        };
+        (0..3).filter(|place| file(place).exists()).collect()
+    }
+
+    /// All that was logged, by whomever.
+    pub fn logs(&self) -> Result<String> {
+        let mut logs = String::new();
+        for folder in [self.folder.path(), &self.stack.folder()] {
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|end| end == "log") {
+                    logs += &String::from_utf8_lossy(&std::fs::read(path)?);
+                }
+            }
+        }
+        Ok(logs)
+    }
+
+    /// Whether the sidecar beside a node is ready: it has looked at all of the node's sessions.
+    pub async fn is_ready(&self, place: usize) -> bool {
+        browser::get(self.beside_addresses[place], "/readyz").await.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// A metric of the sidecar beside a node; 0 if it is not there.
+    pub async fn metric(&self, place: usize, name: &str) -> Result<u64> {
+        let text = browser::get(self.beside_addresses[place], "/metrics").await?.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Ok(value.unwrap_or_default())
     }
 
     /// What the sidecars printed that an operator should see.
@@ -117,57 +196,68 @@ impl Town {
 
 /// The classic recipe: nginx with `ip_hash` before the same servers.
 pub struct Recipe {
-    pub nodes: Vec<(String, Endpoint, Option<Process>)>,
+    pub nodes: Vec<Node>,
     pub address: SocketAddr,
-    profile: u32,
-    standin_args: Vec<String>,
+    pub disk: Option<SmallDisk>,
+    pub host: Option<Arc<Host>>,
+    options: Options,
     _nginx: Process,
     folder: TempDir,
 }
 
 impl Recipe {
-    pub async fn start(profile: u32, standin_args: &[&str]) -> Result<Self> {
+    pub async fn start(night: &Night) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut nodes = Vec::new();
-        for number in 1..=3 {
-            let endpoint = Endpoint { http: local(free_port()?), gevent: local(free_port()?) };
-            nodes.push((format!("odoo-{number}"), endpoint, None));
-        }
+        let host = own_host(night, folder.path()).await?;
+        let options = options(night, host.as_ref());
+        let nodes = Node::all(&options)?;
         let address = local(free_port()?);
         let nginx = start_nginx(address, &nodes, folder.path()).await?;
-        let standin_args = standin_args.iter().map(|text| (*text).to_owned()).collect();
-        let mut recipe = Self { nodes, address, profile, standin_args, _nginx: nginx, folder };
+        let mut recipe = Self { nodes, address, disk: None, host, options, _nginx: nginx, folder };
         for place in 0..3 {
             recipe.start_node(place).await?;
         }
+        recipe.disk = small_disk(night, &recipe.sessions("odoo-1"))?;
         Ok(recipe)
     }
 
     pub async fn start_node(&mut self, place: usize) -> Result<()> {
-        let (id, endpoint, _) = self.nodes.get(place).context("no such node")?;
-        let mut command = Command::new(program("odoo-standin"));
-        command.args(["--id", id, "--profile", &self.profile.to_string()]);
-        command.args(["--http", &endpoint.http.to_string(), "--gevent", &endpoint.gevent.to_string()]);
-        command.arg("--data-dir").arg(self.folder.path().join(id));
-        command.arg("--shared-dir").arg(self.folder.path().join("database")).args(&self.standin_args);
-        let mut process = Process::start(id, command, &self.folder.path().join(format!("{id}.log")))?;
-        let http = endpoint.http;
-        process.wait(Duration::from_secs(10), async || TcpStream::connect(http).await.ok()).await?;
-        self.nodes[place].2 = Some(process);
-        Ok(())
+        let node = self.nodes.get_mut(place).context("no such node")?;
+        node.start(&self.options, self.folder.path()).await
     }
 
-    pub fn sessions(&self, place: usize) -> PathBuf {
-        self.folder.path().join(&self.nodes[place].0).join("sessions")
+    pub fn sessions(&self, id: &str) -> PathBuf {
+        self.folder.path().join(id).join("sessions")
     }
 }
 
+/// The servers of either.
+fn options(night: &Night, host: Option<&Arc<Host>>) -> Options {
+    Options {
+        profile: night.profile,
+        standin_args: night.standin_args().map(str::to_owned).to_vec(),
+        clock_offsets: night.clocks.clone(),
+        hosts: host.map(|host| (1, Arc::clone(host))).into_iter().collect(),
+        ..Options::default()
+    }
+}
+
+async fn own_host(night: &Night, folder: &Path) -> Result<Option<Arc<Host>>> {
+    Ok(if night.apart { Some(Arc::new(Host::start(folder).await?)) } else { None })
+}
+
+fn small_disk(night: &Night, sessions: &Path) -> Result<Option<SmallDisk>> {
+    night.small_disk.then(|| SmallDisk::mount(sessions)).transpose()
+}
+
+/// A Redis that also a host of its own reaches.
+async fn start_redis(address: SocketAddr, host: Option<&Host>, folder: &Path) -> Result<Server> {
+    let near = host.map(|host| format!("bind 127.0.0.1 {}\nprotected-mode no", host.near));
+    Server::start_at(address, folder, &near.unwrap_or_default()).await
+}
+
 /// nginx as the usual guide for Odoo has it.
-async fn start_nginx(
-    address: SocketAddr,
-    nodes: &[(String, Endpoint, Option<Process>)],
-    folder: &Path,
-) -> Result<Process> {
+async fn start_nginx(address: SocketAddr, nodes: &[Node], folder: &Path) -> Result<Process> {
     let program = tools::on_path("nginx");
     if program.is_none() {
         ensure!(rustix::process::geteuid().is_root(), "nginx is needed (Debian: sudo apt-get install nginx)");
@@ -175,7 +265,7 @@ async fn start_nginx(
     }
     let program = tools::on_path("nginx").context("apt installed no nginx")?;
     let servers = |port: fn(&Endpoint) -> SocketAddr| {
-        nodes.iter().map(|(_, endpoint, _)| format!("server {};", port(endpoint))).collect::<String>()
+        nodes.iter().map(|node| format!("server {};", port(&node.endpoint))).collect::<String>()
     };
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {}/{kind};", folder.display()))

@@ -11,52 +11,24 @@ use std::{
 use anyhow::Result;
 use harness::browser::{Answer, Browser, Connections, Method};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::task::JoinHandle;
 
-/// What a crowd noticed.
-#[derive(Default)]
-pub struct Notices {
-    pub requests: usize,
-    pub failed_gets: usize,
-    /// POSTs without a good answer: they may have run, so nobody repeats them.
-    pub failed_posts: usize,
-    pub wrong_user: usize,
-    pub logouts: usize,
-    /// Times that somebody was shown the login page, and was logged in again at the next attempt.
-    pub detours: usize,
-    gaps: Vec<Duration>,
-    /// Session ids that were logged out.
-    pub dead: Vec<String>,
-    /// The sessions of those who were logged out, and when they began.
-    pub lost: Vec<(String, Instant)>,
-    /// Who is still logged in, with their ids.
-    pub alive: Vec<(String, String)>,
-    /// What went wrong, to be told.
-    pub stories: Vec<String>,
-}
+use crate::{
+    bus::{Bus, Jar},
+    notices::{Notices, Trouble, Wrong},
+};
 
-impl Notices {
-    fn story(&mut self, text: String) {
-        if self.stories.len() < 12 {
-            self.stories.push(text);
-        }
-    }
+/// One of so many holds a websocket open.
+const SOCKETS: usize = 6;
 
-    /// How long a share of the GETs took at most.
-    pub fn gap(&mut self, share: f64) -> Duration {
-        self.gaps.sort();
-        let last = self.gaps.len().saturating_sub(1);
-        self.gaps.get((last as f64 * share) as usize).copied().unwrap_or_default()
-    }
-}
-
-/// People at work.
-pub struct Crowd {
+/// People who work whatever happens, and notice what goes wrong.
+pub struct Witnesses {
+    pub notices: Arc<Mutex<Notices>>,
     stop: Arc<AtomicBool>,
-    notices: Arc<Mutex<Notices>>,
-    workers: Vec<tokio::task::JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
+impl Witnesses {
     /// Has `count` people log in through `connections` at a server, and work.
     pub async fn start(
         connections: &Connections,
@@ -67,20 +39,24 @@ impl Crowd {
         let (stop, notices) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Notices>>::default());
         let mut workers = Vec::new();
         for number in 0..count {
-            let mut person = Person {
-                browser: Browser::new(connections.clone(), server),
-                login: format!("user{number}"),
-                random: StdRng::seed_from_u64(seed ^ (number as u64) << 20),
-                logged_in: false,
-                since: Instant::now(),
-            };
+            let mut browser = Browser::new(connections.clone(), server);
             // As if everybody came from another office: ip_hash looks at the first three numbers.
-            person.browser.headers = vec![("x-test-ip", format!("10.{}.{}.7", number % 200, number / 200))];
+            browser.headers = vec![("x-test-ip", format!("10.{}.{}.7", number % 200, number / 200))];
+            let (login, seed) = (format!("user{number}"), seed ^ (number as u64) << 20);
+            let mut jar = Arc::default();
+            if number % SOCKETS == 0 {
+                let bus = Bus::new(browser.clone(), &login, &notices, seed + 1);
+                jar = Arc::clone(&bus.jar);
+                let stop = Arc::clone(&stop);
+                workers.push(tokio::spawn(async move { bus.hold(&stop).await }));
+            }
+            let random = StdRng::seed_from_u64(seed);
+            let mut person = Person { browser, login, random, jar, logged_in: false, since: Instant::now() };
             person.log_in(&notices).await;
             let (stop, notices) = (Arc::clone(&stop), Arc::clone(&notices));
             workers.push(tokio::spawn(async move { person.work(&stop, &notices).await }));
         }
-        Ok(Self { stop, notices, workers })
+        Ok(Self { notices, stop, workers })
     }
 
     /// Lets everybody finish, and tells what they noticed.
@@ -97,6 +73,8 @@ struct Person {
     browser: Browser,
     login: String,
     random: StdRng,
+    /// For the page that holds a websocket open.
+    jar: Arc<Mutex<Jar>>,
     logged_in: bool,
     /// When their session began.
     since: Instant,
@@ -124,14 +102,31 @@ impl Person {
     }
 
     async fn request(&mut self, method: Method, path: &str, kind: &str, body: String) -> Result<Answer> {
-        self.browser.request(method, path, &[("content-type", kind)], body).await
+        let answer = self.browser.request(method, path, &[("content-type", kind)], body).await;
+        self.share();
+        answer
+    }
+
+    /// Shares the cookie.
+    fn share(&self) {
+        self.jar.lock().expect("no panic").sid = self.browser.sid.clone().filter(|_| self.logged_in);
+    }
+
+    /// A GET without a good answer.
+    fn failed(&self, what: &str, answer: &Result<Answer>, notices: &Mutex<Notices>) {
+        let mut notices = notices.lock().expect("no panic");
+        notices.requests += 1;
+        notices.troubles.push(Trouble::new(Wrong::Get, answer.as_ref().ok(), self.since));
+        notices.story(format!("{what} of {}: {}", self.login, outcome(answer)));
     }
 
     async fn log_in(&mut self, notices: &Mutex<Notices>) {
         self.browser.sid = None;
-        let Ok(page) = self.request(Method::GET, "/web/login", "", String::new()).await else { return };
-        let text = page.text();
-        let token = text.split("name=\"csrf_token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let page = match self.request(Method::GET, "/web/login", "", String::new()).await {
+            Ok(page) if page.status < 500 => page.text(),
+            failed => return self.failed("login page", &failed, notices),
+        };
+        let token = page.split("name=\"csrf_token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
         let Some(token) = token else { return };
         let form = format!("csrf_token={token}&login={0}&password=pw-{0}&redirect=/odoo", self.login);
         let kind = "application/x-www-form-urlencoded";
@@ -139,20 +134,20 @@ impl Person {
         self.since = Instant::now();
         // Who is not logged in tries again.
         self.logged_in = answer.is_ok_and(|answer| answer.status == 303 && answer.login() == self.login);
-        notices.lock().expect("no panic").requests += 2;
+        self.jar.lock().expect("no panic").logins += 1;
+        self.share();
+        let mut notices = notices.lock().expect("no panic");
+        notices.requests += 2;
+        notices.failed_posts += usize::from(!self.logged_in);
     }
 
     async fn read(&mut self, notices: &Mutex<Notices>) {
         let asked = Instant::now();
         let answer = self.request(Method::GET, "/odoo", "", String::new()).await;
-        notices.lock().expect("no panic").gaps.push(asked.elapsed());
+        notices.lock().expect("no panic").gap(asked.elapsed());
         match answer {
             Ok(answer) if answer.status < 500 => self.check(&answer, "GET", notices).await,
-            failed => {
-                let mut notices = notices.lock().expect("no panic");
-                (notices.requests, notices.failed_gets) = (notices.requests + 1, notices.failed_gets + 1);
-                notices.story(format!("GET of {}: {}", self.login, outcome(&failed)));
-            }
+            failed => self.failed("GET", &failed, notices),
         }
     }
 
@@ -167,7 +162,10 @@ impl Person {
             }
         };
         match self.request(Method::POST, path, kind, body).await {
-            Ok(answer) if answer.status < 500 => self.check(&answer, path, notices).await,
+            // JSON routes tell errors with status 200.
+            Ok(answer) if answer.status < 500 && !answer.text().contains("Odoo Server Error") => {
+                self.check(&answer, path, notices).await;
+            }
             _ => {
                 let mut notices = notices.lock().expect("no panic");
                 (notices.requests, notices.failed_posts) = (notices.requests + 1, notices.failed_posts + 1);
@@ -177,18 +175,18 @@ impl Person {
 
     async fn log_out(&mut self, notices: &Mutex<Notices>) {
         let before = self.browser.sid.clone();
-        let answer = self.request(Method::GET, "/web/session/logout", "", String::new()).await;
-        let mut notices = notices.lock().expect("no panic");
-        notices.requests += 1;
         self.logged_in = false;
-        match answer {
-            // The answer came, so it is believed.
-            Ok(answer) if answer.status < 500 && self.browser.sid != before => notices.dead.extend(before),
-            Ok(answer) if answer.status < 500 => {}
-            failed => {
-                notices.failed_gets += 1;
-                notices.story(format!("logout of {}: {}", self.login, outcome(&failed)));
+        self.share();
+        match self.request(Method::GET, "/web/session/logout", "", String::new()).await {
+            Ok(answer) if answer.status < 500 => {
+                let mut notices = notices.lock().expect("no panic");
+                notices.requests += 1;
+                // The answer came, so it is believed.
+                if self.browser.sid != before {
+                    notices.dead.extend(before.map(|sid| (sid, Instant::now())));
+                }
             }
+            failed => self.failed("logout", &failed, notices),
         }
     }
 
@@ -199,8 +197,7 @@ impl Person {
         match heard {
             Ok(echo) if echo.ends_with(&format!(":{}:hello", self.login)) => {}
             Ok(echo) => {
-                let as_nobody = echo.ends_with("::hello") || echo.contains(":None:");
-                notices.wrong_user += usize::from(!as_nobody);
+                notices.wrong_user += usize::from(!echo.ends_with("::hello"));
                 notices.story(format!("websocket of {}: {echo}", self.login));
             }
             // A browser opens its websocket again by itself.
@@ -213,7 +210,6 @@ impl Person {
         if answer.login() == self.login {
             return;
         }
-        let sid = self.browser.sid.clone();
         let mut is_back = false;
         if answer.login().is_empty() {
             // Whoever is shown the login page tries once more.
@@ -225,9 +221,9 @@ impl Person {
         match answer.login() {
             "" if is_back => notices.detours += 1,
             "" => {
-                notices.logouts += 1;
-                notices.lost.extend(sid.map(|sid| (sid, self.since)));
+                notices.troubles.push(Trouble::new(Wrong::Logout, Some(answer), self.since));
                 self.logged_in = false;
+                self.share();
             }
             _ => notices.wrong_user += 1,
         }
@@ -244,7 +240,10 @@ impl Person {
 
 fn outcome(answer: &Result<Answer>) -> String {
     match answer {
-        Ok(answer) => format!("{} {}", answer.status, answer.text().chars().take(60).collect::<String>()),
+        Ok(answer) => {
+            let text: String = answer.text().chars().take(60).collect();
+            format!("{} {} at {}", answer.status, text.replace('\n', " "), answer.node())
+        }
         Err(error) => format!("{error:#}"),
     }
 }
