@@ -1,30 +1,51 @@
 //! Asks each node again and again whether it is well.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use affinity::NodeState;
 use axum::body::Bytes;
 use hyper::Request;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{MissedTickBehavior, interval, timeout},
+};
 
 use crate::{
-    cli::{Listen, Probe},
+    cli::{Listen, Probe, SessionsSpec},
     client,
     metrics::Metrics,
     node_spec::NodeSpec,
     registry::{Probed, Registry},
+    sessions,
 };
 
 /// Starts probing every node of the registry.
-pub(crate) fn start(registry: &Arc<Registry>, options: &Probe, metrics: &Arc<Metrics>) {
+pub(crate) fn start(
+    registry: &Arc<Registry>,
+    options: &Probe,
+    sessions: &[SessionsSpec],
+    metrics: &Arc<Metrics>,
+) {
     for spec in registry.specs() {
+        let disk = sessions.iter().find(|of| of.node == spec.id).map(|of| of.path.clone());
+        let mut disk = disk.map(|directory| DiskProbe { directory, running: None });
         let (registry, options, metrics) = (Arc::clone(registry), options.clone(), Arc::clone(metrics));
         tokio::spawn(async move {
             let mut ticks = interval(options.interval());
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let probed = probe(&spec, &options).await;
+                let mut probed = probe(&spec, &options).await;
+                if let (Ok(_), Some(disk)) = (&probed, &mut disk)
+                    && let Err(problem) = disk.probe(options.timeout()).await
+                {
+                    probed = Err(format!("its sessions cannot be written: {problem}"));
+                }
                 metrics.probed(&spec.id, &probed);
                 registry.report(&spec.id, probed);
             }
@@ -52,4 +73,27 @@ async fn probe(spec: &NodeSpec, options: &Probe) -> Probed {
     timeout(patience, attempt)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} ms", patience.as_millis())))
+}
+
+/// Asks whether Odoo can write its sessions: with a full disk it answers probes, and nobody else.
+struct DiskProbe {
+    directory: PathBuf,
+    /// One that did not come back: a disk may hang, and one thread is enough to wait for it.
+    running: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl DiskProbe {
+    async fn probe(&mut self, patience: Duration) -> Result<(), String> {
+        let directory = self.directory.clone();
+        let mut running =
+            self.running.take().unwrap_or_else(|| spawn_blocking(move || sessions::has_room(&directory)));
+        match timeout(patience, &mut running).await {
+            Ok(Ok(written)) => written.map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => {
+                self.running = Some(running);
+                Err(format!("the disk does not answer within {} ms", patience.as_millis()))
+            }
+        }
+    }
 }

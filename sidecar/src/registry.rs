@@ -70,8 +70,8 @@ struct Nodes {
     draining: BTreeSet<NodeId>,
     /// Who has the lease of scheduled jobs.
     cron: Option<LeaseHolder>,
-    /// Those whose sessions another sidecar carries, and how it stands with them.
-    carried: BTreeMap<NodeId, Option<CarriedReport>>,
+    /// Those that the sidecar beside them carries sessions of, as it registers them.
+    carried: BTreeMap<NodeId, Registered>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
     /// Sessions that began through this sidecar since.
@@ -155,7 +155,8 @@ impl Registry {
             *loads.entry(node).or_default() += count;
         }
         let carried = roster.nodes.iter().filter(|it| it.node.carries);
-        nodes.carried = carried.map(|it| (it.node.id.clone(), it.condition.carried)).collect();
+        let carried = carried.filter(|it| !self.carrying.contains(&it.node.id));
+        nodes.carried = carried.map(|it| (it.node.id.clone(), it.clone())).collect();
         let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
         let mut remote = Vec::new();
         for registered in roster.nodes.into_iter().filter(|it| !is_own(&it.node.id)) {
@@ -182,7 +183,8 @@ impl Registry {
         let entry = nodes.own.iter().find(|entry| entry.spec.id == *id)?;
         let (node, latency) = (entry.node.as_ref()?, entry.latency?);
         let node = Node { state: entry.state, carries: self.carrying.contains(id), ..node.clone() };
-        let condition = Condition { probe_ms: latency.as_secs_f64() * 1_000.0, carried };
+        let problem = entry.problem.clone().filter(|_| entry.state == NodeState::Down);
+        let condition = Condition { probe_ms: latency.as_secs_f64() * 1_000.0, carried, problem };
         Some(Registration { node, condition })
     }
 
@@ -214,9 +216,12 @@ impl Registry {
             sessions: sessions(&entry.spec.id),
             probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
             since_seconds: entry.since.elapsed().as_secs(),
-            problem: entry.problem.clone(),
+            problem: entry
+                .problem
+                .clone()
+                .or_else(|| nodes.given_up(&entry.spec.id)?.condition.problem.clone()),
             carries: self.carrying.contains(&entry.spec.id) || nodes.carried.contains_key(&entry.spec.id),
-            carried: nodes.carried.get(&entry.spec.id).copied().flatten(),
+            carried: nodes.carried.get(&entry.spec.id).and_then(|it| it.condition.carried),
         });
         let remote = nodes.remote.iter().map(|it| {
             let (node, age) = (&it.registered.node, it.registered.age);
@@ -232,7 +237,11 @@ impl Registry {
                 since_seconds: it.since.elapsed().as_secs(),
                 carries: node.carries,
                 carried: it.registered.condition.carried,
-                problem: silent.then(|| format!("its sidecar was last heard of {} s ago", age.as_secs())),
+                problem: if silent {
+                    Some(format!("its sidecar was last heard of {} s ago", age.as_secs()))
+                } else {
+                    it.registered.condition.problem.clone()
+                },
             }
         });
         let mut reports: Vec<NodeReport> = own.chain(remote).collect();
@@ -269,9 +278,17 @@ impl Registry {
 }
 
 impl Nodes {
-    /// A node's state, if it is not drained.
+    /// What is registered of a node that the sidecar beside it takes for down. It sees more than a probe
+    /// from elsewhere: a disk that is full, for one.
+    fn given_up(&self, id: &NodeId) -> Option<&Registered> {
+        let down = |it: &&Registered| it.node.state == NodeState::Down && it.age <= HEARTBEAT_PATIENCE;
+        self.carried.get(id).filter(down)
+    }
+
+    /// A node's state, if it is neither drained nor given up.
     fn state(&self, id: &NodeId, state: NodeState) -> NodeState {
         match state {
+            _ if self.given_up(id).is_some() => NodeState::Down,
             NodeState::Active if self.draining.contains(id) => NodeState::Draining,
             state => state,
         }

@@ -152,7 +152,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     }
     heartbeat::start(&directory, &registry, &shared.carriers, beside.map(|spec| spec.id));
     tokio::spawn(async move { directory.follow().await });
-    probe::start(&registry, probe, &metrics);
+    probe::start(&registry, probe, &options.sessions, &metrics);
 
     tokio::select! {
         _ = terminated.recv() => {}

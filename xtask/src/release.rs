@@ -32,6 +32,10 @@ pub fn run(options: &Options) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let folder = options.to.clone().unwrap_or_else(|| target().join(format!("mooring-{version}")));
     ensure!(!folder.exists(), "{} is there already: remove it, or name another with --to", folder.display());
+    if options.verify {
+        let status = Command::new("git").args(["status", "--porcelain"]).current_dir(root()).output()?;
+        ensure!(status.stdout.is_empty(), "--verify builds what is committed: commit or stash what is not");
+    }
     build::filter()?;
     images::all()?;
     fs::create_dir_all(&folder)?;
@@ -90,7 +94,7 @@ fn bill_of_materials() -> Result<Vec<u8>> {
         let _ = fs::remove_file(root().join(folder).join("bill-of-materials.json"));
     }
     // When and where it was made is nobody's business.
-    let source = format!("path+file://{}", root().display());
+    let source = format!("path+file://{}", root().display()).replace(' ', "%20");
     let mut bill: Value = serde_json::from_str(&bill.replace(&source, "path+file:///mooring"))?;
     bill.as_object_mut().context("a bill is an object")?.remove("serialNumber");
     bill["metadata"]["timestamp"] = "1970-01-01T00:00:00Z".into();

@@ -64,7 +64,7 @@ fn registered(id: &str, address: &str, age: Duration) -> Registered {
         full: false,
         carries: false,
     };
-    Registered { node, condition: Condition { probe_ms: 1.0, carried: None }, age }
+    Registered { node, condition: Condition { probe_ms: 1.0, ..Condition::default() }, age }
 }
 
 #[tokio::test]
@@ -100,6 +100,12 @@ async fn nodes_that_others_register_join_move_and_go_silent() {
     assert_eq!(take_in(vec![silent, heir, thief], &[]), [a, b, "d 10.0.0.4:8069 active"]);
     // A node that this sidecar probes is not believed to be elsewhere.
     assert_eq!(take_in(vec![registered("a", "10.0.0.1:1", second)], &[]), [a, b]);
+    // But down, if the sidecar that carries its sessions says so: its disk may be full.
+    for (age, state) in [(second, "down"), (second * 6, "active")] {
+        let mut full = registered("a", "127.0.0.1:1", age);
+        (full.node.state, full.node.carries) = (NodeState::Down, true);
+        assert_eq!(take_in(vec![full], &[]), [format!("a 127.0.0.1:1 {state}"), b.to_owned()]);
+    }
 }
 
 #[tokio::test]

@@ -31,6 +31,9 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
 
+/// What a session takes on most disks.
+const ONE_SESSION: usize = 4096;
+
 /// A sessions directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
@@ -191,6 +194,24 @@ impl Disk {
         let name = temporary_name();
         drop(openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?);
         Ok(unlinkat(&root, &name, AtFlags::empty())?)
+    }
+
+    /// Whether a session can be written now.
+    ///
+    /// # Errors
+    /// If not: the disk is full, or broken. A directory that is not there yet is fine.
+    pub(crate) fn has_room(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = match openat(CWD, &self.root, flags, Mode::empty()) {
+            Ok(root) => root,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let name = temporary_name();
+        let mut file = fs::File::from(openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?);
+        let written = file.write_all(&[0; ONE_SESSION]);
+        unlinkat(&root, &name, AtFlags::empty())?;
+        written
     }
 
     /// The folder of a session's files, if it is there.

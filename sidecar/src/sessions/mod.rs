@@ -45,6 +45,14 @@ pub(crate) fn check(directory: &Path) -> std::io::Result<()> {
     Disk::new(directory.to_owned()).check()
 }
 
+/// Whether Odoo can write sessions in a directory now.
+///
+/// # Errors
+/// If not.
+pub(crate) fn has_room(directory: &Path) -> std::io::Result<()> {
+    Disk::new(directory.to_owned()).has_room()
+}
+
 /// How often everything is looked at, whatever happened.
 const EVERY: Duration = Duration::from_secs(600);
 /// Reasons for a look at everything that come together lead to one.

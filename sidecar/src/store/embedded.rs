@@ -154,7 +154,7 @@ impl Store for Embedded {
         nodes.retain(|_, (_, beat)| beat.elapsed() < FORGOTTEN_AFTER);
         let registered = |(registration, beat): &(Registration, Instant)| Registered {
             node: registration.node.clone(),
-            condition: registration.condition,
+            condition: registration.condition.clone(),
             age: beat.elapsed(),
         };
         Ok(Roster {

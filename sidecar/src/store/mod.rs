@@ -79,12 +79,14 @@ pub(crate) struct Registration {
 }
 
 /// How a node does. It changes with each heartbeat, and nobody is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Condition {
     /// How long its last good probe took, in milliseconds.
     pub(crate) probe_ms: f64,
     /// How it stands with its sessions, if its sidecar carries them.
     pub(crate) carried: Option<CarriedReport>,
+    /// Why it is down, if it is.
+    pub(crate) problem: Option<String>,
 }
 
 /// A registration as others find it.

@@ -334,7 +334,7 @@ async fn nodes_register_and_are_drained(opened: Opened) {
         carries: false,
     };
     let carried = CarriedReport { sessions: 3, waiting: 1, looked_at: 2, of: 9, complete: false };
-    let condition = |probe_ms| Condition { probe_ms, carried: Some(carried) };
+    let condition = |probe_ms| Condition { probe_ms, carried: Some(carried), problem: Some("a b".into()) };
     let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
     let roster = async || opened.other.roster(&own).await.unwrap();
     assert_eq!(roster().await, Roster::default());

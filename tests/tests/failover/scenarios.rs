@@ -213,6 +213,7 @@ async fn the_disk_of_a_node_is_full() -> Result<()> {
             ensure!(half_written(&sessions)? == 0, "a file is half-written");
             sleep(Duration::from_millis(5)).await;
         }
+        town.stack.wait_for_state("odoo-1", "down").await?;
         // Whose files Odoo could not write anew are shown the login page at their next click.
         let full = began..Instant::now() + Duration::from_secs(2);
         let failed = r#"mooring_session_copies_total{node="odoo-1",outcome="Failed"}"#;
@@ -222,6 +223,7 @@ async fn the_disk_of_a_node_is_full() -> Result<()> {
         for disk in [&town.disk, &recipe.disk] {
             disk.as_ref().context("no disk")?.free()?;
         }
+        town.stack.wait_for_state("odoo-1", "active").await?;
         // Who logged in elsewhere meanwhile has a copy here now.
         let waiting = r#"mooring_waiting_sessions{node="odoo-1"}"#;
         let carried = async || town.metric(0, waiting).await.is_ok_and(|waiting| waiting == 0);

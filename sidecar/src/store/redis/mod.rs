@@ -190,12 +190,12 @@ fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
     Ok(Owner { node, epoch })
 }
 
-/// A node as [`REGISTER`] keeps it: when, how it does, and what it is.
+/// A node as [`REGISTER`] keeps it: when, what it is, and how it does.
 fn registered(text: &str, now: u64) -> Option<Registered> {
     let mut parts = text.splitn(3, ' ');
     let beat: u64 = parts.next()?.parse().ok()?;
-    let condition = serde_json::from_str(parts.next()?).ok()?;
     let node: Node = serde_json::from_str(parts.next()?).ok()?;
+    let condition = serde_json::from_str(parts.next()?).ok()?;
     Some(Registered { node, condition, age: Duration::from_secs(now.saturating_sub(beat)) })
 }
 
@@ -263,8 +263,8 @@ impl Store for Redis {
     async fn register(&self, registration: &Registration) -> Result<(), StoreError> {
         let Registration { node, condition } = registration;
         let foreign = |error: serde_json::Error| StoreError::Foreign(error.to_string());
+        // Names and addresses only, so that there is no space in it.
         let text = serde_json::to_string(node).map_err(foreign)?;
-        // Numbers only, so that there is no space in it.
         let condition = serde_json::to_string(condition).map_err(foreign)?;
         let mut script = REGISTER.key(&self.keys.nodes);
         script.key(&self.keys.changes.entries).key(&self.keys.changes.told);

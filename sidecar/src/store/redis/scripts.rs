@@ -90,14 +90,14 @@ return {redis.call('GET', KEYS[1]), tonumber(redis.call('GET', KEYS[2]) or 0), l
 /// Registers a node, and tells it where that is news.
 ///
 /// KEYS 1: `nodes`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: what is told of it, the same text
-/// as long as nothing changes; 3: how it does, without a space.
+/// as long as nothing changes and without a space; 3: how it does.
 pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 local now = redis.call('TIME')
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %s %s', now[1], ARGV[3], ARGV[2]))
-if not before or before:match('^%S+ %S+ (.*)$') ~= ARGV[2] then
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %s %s', now[1], ARGV[2], ARGV[3]))
+if not before or before:match('^%S+ (%S+)') ~= ARGV[2] then
     tell(KEYS[2], KEYS[3], 'nodes', ARGV[1])
 end
 "#,
