@@ -194,14 +194,14 @@ async fn follow_owners(carriers: Carriers, directory: Arc<Directory>) {
     }
 }
 
-/// Standbys move when nodes come and go.
+/// Standbys move when nodes come and go, and when they are drained: a drained one is nobody's standby.
 async fn follow_nodes(
     mut membership: tokio::sync::watch::Receiver<Arc<Membership>>,
     reasons: Vec<mpsc::Sender<()>>,
 ) {
-    let serving = |nodes: &Membership| -> Vec<NodeId> {
+    let serving = |nodes: &Membership| -> Vec<(NodeId, NodeState)> {
         let nodes = nodes.nodes().iter().filter(|node| node.state != NodeState::Down && node.carries);
-        nodes.map(|node| node.id.clone()).collect()
+        nodes.map(|node| (node.id.clone(), node.state)).collect()
     };
     let mut known = serving(&membership.borrow_and_update());
     while membership.changed().await.is_ok() {
