@@ -46,14 +46,12 @@ async fn envoy_gateway(folder: &str, version: &str) -> Result<()> {
     story::tell(&manifests, &gateway, version).await
 }
 
-#[tokio::test]
-async fn istio_with_the_oldest_envoy() -> Result<()> {
-    istio("istio/full", OLDEST_ENVOY).await
-}
+// Most of their time is waiting, so two at a time.
 
 #[tokio::test]
-async fn istio_with_the_newest_envoy() -> Result<()> {
-    istio("istio/full", ENVOY_VERSION).await
+async fn istio_with_the_oldest_envoy_and_the_newest() -> Result<()> {
+    let (oldest, newest) = (istio("istio/full", OLDEST_ENVOY), istio("istio/full", ENVOY_VERSION));
+    tokio::try_join!(oldest, newest).map(drop)
 }
 
 #[tokio::test]
@@ -62,11 +60,8 @@ async fn istio_without_override_host() -> Result<()> {
 }
 
 #[tokio::test]
-async fn envoy_gateway_by_its_own_policies() -> Result<()> {
-    envoy_gateway("gateway/full", OLDEST_ENVOY).await
-}
-
-#[tokio::test]
-async fn envoy_gateway_with_patches() -> Result<()> {
-    envoy_gateway("gateway/patched", ENVOY_VERSION).await
+async fn envoy_gateway_with_and_without_patches() -> Result<()> {
+    let (full, patched) =
+        (envoy_gateway("gateway/full", OLDEST_ENVOY), envoy_gateway("gateway/patched", ENVOY_VERSION));
+    tokio::try_join!(full, patched).map(drop)
 }
