@@ -121,6 +121,9 @@ impl Pods {
         command.env("MOORING_SIDECAR", format!("{}:7070", pod.ip));
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         ensure!(output.status.success(), "preStop: {}", String::from_utf8_lossy(&output.stderr));
+        let nodes = self.nodes(&pod)?;
+        let is_empty = nodes.iter().any(|node| node["id"] == name && node["sessions"] == 0);
+        ensure!(is_empty, "{name} ends with sessions: {nodes:?}");
         pod.odoo.terminate()?;
         pod.sidecar.terminate()?;
         Ok(())
@@ -136,13 +139,8 @@ impl Pods {
         let running: Vec<&String> = self.running.keys().collect();
         for pod in self.running.values() {
             let is_known = async || {
-                let mut command = Command::new(program("mooring"));
-                command.args(["nodes", "--json", "--sidecar", &pod.port(7070).to_string()]);
-                command.arg("--token-file").arg(self.folder.path().join("secrets/token"));
-                let report =
-                    command.output().ok().and_then(|it| serde_json::from_slice::<Value>(&it.stdout).ok());
-                let nodes = report.map(|mut report| report["nodes"].take()).unwrap_or_default();
-                let active = list(&nodes).iter().filter(|node| node["state"] == "active");
+                let nodes = self.nodes(pod).unwrap_or_default();
+                let active = nodes.iter().filter(|node| node["state"] == "active");
                 active.map(|node| text(&node["id"])).eq(running.iter().copied())
             };
             wait_until("the pods are active", is_known).await?;
@@ -150,15 +148,27 @@ impl Pods {
         Ok(())
     }
 
-    /// What all processes wrote.
-    pub(crate) fn logs(&self) -> Result<String> {
-        let mut text = String::new();
+    /// The nodes as a pod's sidecar shows them.
+    fn nodes(&self, pod: &Pod) -> Result<Vec<Value>> {
+        let mut command = Command::new(program("mooring"));
+        command.args(["nodes", "--json", "--sidecar", &pod.port(7070).to_string()]);
+        command.arg("--token-file").arg(self.folder.path().join("secrets/token"));
+        let report: Value = serde_json::from_slice(&command.output()?.stdout)?;
+        Ok(list(&report["nodes"]).to_vec())
+    }
+
+    /// Looks whether a secret is in what a process wrote.
+    pub(crate) fn check_logs(&self) -> Result<()> {
         for entry in fs::read_dir(self.folder.path())?.flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "log") {
-                text.push_str(&fs::read_to_string(entry.path())?);
+                let written = fs::read_to_string(entry.path())?;
+                for secret in ["redis-password", "secret", "token"] {
+                    let is_told = written.contains(&self.secrets[secret]);
+                    ensure!(!is_told, "the {secret} is in {}", entry.path().display());
+                }
             }
         }
-        Ok(text)
+        Ok(())
     }
 
     fn log(&self, name: &str) -> PathBuf {
