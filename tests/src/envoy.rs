@@ -75,7 +75,8 @@ fn named<'a>(list: &'a mut Value, name: &str) -> &'a mut Value {
     items.iter_mut().find(|item| item["name"] == name).unwrap_or_else(|| panic!("nothing named {name}"))
 }
 
-fn socket(address: SocketAddr) -> Value {
+/// An address as Envoy writes it.
+pub fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 

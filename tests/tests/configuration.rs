@@ -5,11 +5,9 @@ use harness::{
     browser::{self, tally},
     envoy::Bootstrap,
     stack::{Options, Stack},
+    tools::OLDEST_ENVOY,
 };
 use serde_json::{Value, json};
-
-/// The oldest Envoy that the registry has.
-const OLD_ENVOY: &str = "1.36.4";
 
 /// Logs people in, kills a node, and sees that everybody else stays and nobody gets an error.
 async fn sticks_and_fails_over(stack: &mut Stack) -> Result<()> {
@@ -41,7 +39,7 @@ async fn sticks_and_fails_over(stack: &mut Stack) -> Result<()> {
 
 #[tokio::test]
 async fn the_oldest_envoy() -> Result<()> {
-    let options = Options { envoy_version: Some(OLD_ENVOY), ..Options::default() };
+    let options = Options { envoy_version: Some(OLDEST_ENVOY), ..Options::default() };
     sticks_and_fails_over(&mut Stack::start(options).await?).await
 }
 

@@ -54,6 +54,7 @@ pub fn run() -> Result<()> {
 fn tools_are_there() -> Result<()> {
     println!("Envoy         {}", tools::envoy()?.display());
     println!("redis-server  {}", tools::redis_server()?.display());
+    println!("kubectl       {}", tools::kubectl()?.display());
     if tools::on_path("node").is_none() {
         tools::apt(&["nodejs"]).context("Node.js is needed")?;
     }

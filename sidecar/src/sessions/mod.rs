@@ -11,7 +11,7 @@ use affinity::{Membership, NodeId, NodeState, wire::CarriedReport};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
 use self::{carrier::Carrier, disk::Disk, watch::Seen};
@@ -207,21 +207,30 @@ async fn follow_owners(carriers: Carriers, directory: Arc<Directory>) {
     }
 }
 
-/// Standbys move when nodes come and go.
+/// Standbys move when nodes come and go, and when they are drained: a drained one is nobody's standby.
 async fn follow_nodes(
     mut membership: tokio::sync::watch::Receiver<Arc<Membership>>,
     reasons: Vec<mpsc::Sender<()>>,
 ) {
-    let serving = |nodes: &Membership| -> Vec<NodeId> {
+    let serving = |nodes: &Membership| -> Vec<(NodeId, NodeState)> {
         let nodes = nodes.nodes().iter().filter(|node| node.state != NodeState::Down && node.carries);
-        nodes.map(|node| node.id.clone()).collect()
+        nodes.map(|node| (node.id.clone(), node.state)).collect()
     };
     let mut known = serving(&membership.borrow_and_update());
     while membership.changed().await.is_ok() {
-        sleep(NODES_SETTLE).await;
-        let now = serving(&membership.borrow_and_update());
-        if now != known {
-            known = now;
+        let settled = Instant::now() + NODES_SETTLE;
+        let mut moved = false;
+        loop {
+            // Also one that is back by now: it missed what it was told meanwhile.
+            moved |= serving(&membership.borrow_and_update()) != known;
+            match timeout_at(settled, membership.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => break,
+            }
+        }
+        if moved {
+            known = serving(&membership.borrow_and_update());
             reasons.iter().for_each(ask);
         }
     }
@@ -249,13 +258,13 @@ async fn look_once(carrier: &Arc<Carrier>, rate: u32) -> Result<(), String> {
     carrier.progress.send_replace(Some((0, of)));
     let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut logged = tokio::time::Instant::now();
+    let mut logged = Instant::now();
     for (number, place) in (1..).zip(places) {
         ticks.tick().await;
         carrier.visited(place.key(), Some(place));
         carrier.progress.send_replace(Some((number, of)));
         if logged.elapsed() > PROGRESS {
-            logged = tokio::time::Instant::now();
+            logged = Instant::now();
             tracing::info!(node = %carrier.node, "{number} of {of} sessions have been looked at");
         }
     }
