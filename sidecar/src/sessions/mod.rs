@@ -22,10 +22,12 @@ use crate::{
     store::{CopyEvent, EndedBy, News},
 };
 
+mod act;
 mod carrier;
 mod decide;
 mod disk;
 mod goner;
+mod holders;
 mod layout;
 mod memory;
 mod seal;

@@ -11,7 +11,7 @@ use affinity::{
 };
 use tokio::time::sleep;
 
-use super::step::holders;
+use super::holders::holders;
 use crate::store::{Copy, EndedBy, Store, StoreError};
 
 /// How long the answer to a login or logout may be held back. Odoo's own takes as long.
