@@ -269,8 +269,12 @@ async fn sessions(
         Ok(id) => id,
         Err(refusal) => return *refusal,
     };
-    match shared.directory.store().owned(&id, from.as_deref()).await {
-        Ok(page) => Json(SessionsReply { sessions: page.sessions, next: page.next }).into_response(),
+    match shared.directory.store().list(from.as_deref()).await {
+        Ok(page) => {
+            let owned = page.sessions.into_iter().filter(|session| session.owner.node == id);
+            let sessions = owned.map(|session| (session.key, session.owner.epoch)).collect();
+            Json(SessionsReply { sessions, next: page.next }).into_response()
+        }
         Err(error) => unavailable(&error),
     }
 }

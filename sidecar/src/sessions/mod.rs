@@ -19,7 +19,7 @@ use crate::{
     directory::Directory,
     metrics::Metrics,
     registry::Registry,
-    store::{CopyEvent, EndedBy, News},
+    store::{CopyEvent, EndedBy, Listed, News},
 };
 
 mod act;
@@ -270,13 +270,13 @@ async fn look_once(carrier: &Arc<Carrier>, rate: u32) -> Result<(), String> {
             tracing::info!(node = %carrier.node, "{number} of {of} sessions have been looked at");
         }
     }
-    // What the node should have and has not: files that went while nobody watched.
+    // What the node should have and has not: files that went, or were published, while nobody watched.
     let mut from = None::<String>;
     loop {
-        let page =
-            carrier.store.owned(&carrier.node, from.as_deref()).await.map_err(|error| error.to_string())?;
-        for (key, _) in page.sessions {
-            if !carrier.knows(key) {
+        let page = carrier.store.list(from.as_deref()).await.map_err(|error| error.to_string())?;
+        for Listed { key, owner, version } in page.sessions {
+            let should_have = || owner.node == carrier.node || version > 0 && carrier.holds(key, &owner.node);
+            if !carrier.knows(key) && should_have() {
                 ticks.tick().await;
                 carrier.visited(key, None);
             }

@@ -115,7 +115,9 @@ impl Carrier {
         let noted = copy.and_then(|copy| copy.holders.get(&self.node).copied());
         let had = if known.is_some() { had } else { noted.unwrap_or_default() };
         let is_present = noted.is_some() && noted == copy.map(|copy| copy.version);
-        let deleted = local.is_none() && (known.is_some() || is_present);
+        // Of a copy that went while nobody watched nothing can be said.
+        let was_here = is_present && copy.is_some_and(|copy| copy.owner.node == self.node);
+        let deleted = local.is_none() && (known.is_some() || was_here);
         let holds = job.wanted || copy.is_some_and(|copy| self.holds(key, &copy.owner.node));
         Some(decide(&self.node, local, had, deleted, copy, holds))
     }

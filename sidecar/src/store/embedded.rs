@@ -31,7 +31,7 @@ const WAITING_WRITES: usize = 4_096;
 const WAITING_CHANGES: usize = 4_096;
 /// How often expired records are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Records looked at for one page of a node's sessions.
+/// Sessions on one page.
 const PAGE: usize = 10_000;
 
 /// The embedded store.
@@ -121,11 +121,11 @@ impl Store for Embedded {
         self.write(|answer| Write::Claim(claim, answer)).await
     }
 
-    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn list(&self, from: Option<&str>) -> Result<Page, StoreError> {
         let from = from.map_or(Ok(SessionKey::from([0; 16])), str::parse);
         let from = from.map_err(|error| StoreError::Foreign(error.to_string()))?;
-        let (database, node) = (Arc::clone(&self.database), node.clone());
-        let page = tokio::task::spawn_blocking(move || records::of_node(&database, &node, from, PAGE));
+        let database = Arc::clone(&self.database);
+        let page = tokio::task::spawn_blocking(move || records::list(&database, from, PAGE));
         let (sessions, next) = page.await.map_err(unreachable)?.map_err(unreachable)?;
         Ok(Page { sessions, next: next.map(|key| key.to_string()) })
     }

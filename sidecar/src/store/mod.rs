@@ -109,10 +109,19 @@ pub(crate) struct Roster {
     pub(crate) cron: Option<LeaseHolder>,
 }
 
-/// Some of a node's sessions with their epochs.
+/// A session in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) key: SessionKey,
+    pub(crate) owner: Owner,
+    /// Of its copy; 0: there is none, or it has ended.
+    pub(crate) version: u64,
+}
+
+/// Some of all sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    pub(crate) sessions: Vec<(SessionKey, u64)>,
+    pub(crate) sessions: Vec<Listed>,
     /// Where to go on; none: that was all.
     pub(crate) next: Option<String>,
 }
@@ -128,9 +137,9 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
     /// A claim of who is the owner already is granted and changes nothing. A new record is provisional.
     async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError>;
 
-    /// Some of the sessions that a node owns, from where an earlier page ended. Each of them is in some
-    /// page if its owner does not change meanwhile, and a page may be empty.
-    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError>;
+    /// Some of all sessions, from where an earlier page ended. Each that is there all the while is in some
+    /// page, and a page may be empty.
+    async fn list(&self, from: Option<&str>) -> Result<Page, StoreError>;
 
     /// Registers a node, for a while.
     async fn register(&self, registration: &Registration) -> Result<(), StoreError>;

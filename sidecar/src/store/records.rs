@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use affinity::{
-    NodeId, SessionKey,
-    wire::{Owner, Sessions},
-};
+use affinity::{NodeId, SessionKey, wire::Owner};
 use redb::{
     Database, Error, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 
-use super::Copy;
+use super::{Copy, Listed};
 
 /// Session key to [`Record`], in postcard's encoding.
 const OWNERS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("owners");
@@ -114,25 +111,26 @@ pub(super) fn find_copy(database: &Database, key: SessionKey, owner: Owner) -> R
     Ok(Copy { owner: owner.clone(), ..copy.unwrap_or_else(|| Copy::none_yet(owner)) })
 }
 
-/// The sessions of a node in some `most` records from `from` on, and the key after those.
-pub(super) fn of_node(
+/// The sessions in some `most` records from `from` on, and the key after those.
+pub(super) fn list(
     database: &Database,
-    node: &NodeId,
     from: SessionKey,
     most: usize,
-) -> Result<(Sessions, Option<SessionKey>), Error> {
+) -> Result<(Vec<Listed>, Option<SessionKey>), Error> {
     let mut sessions = Vec::new();
-    let owners = database.begin_read()?.open_table(OWNERS)?;
+    let transaction = database.begin_read()?;
+    let (owners, copies) = (transaction.open_table(OWNERS)?, transaction.open_table(COPIES)?);
     for (number, entry) in owners.range(*from.as_bytes()..)?.enumerate() {
         let (key, value) = entry?;
         let key = SessionKey::from(key.value());
         if number == most {
             return Ok((sessions, Some(key)));
         }
-        if let Ok(record) = postcard::from_bytes::<Record>(value.value())
-            && record.owner.node == *node
-        {
-            sessions.push((key, record.owner.epoch));
+        if let Ok(Record { owner, .. }) = postcard::from_bytes(value.value()) {
+            let copy = copies.get(key.as_bytes())?;
+            let copy = copy.and_then(|copy| postcard::from_bytes::<Copy>(copy.value()).ok());
+            let version = copy.filter(|copy| !copy.ended).map_or(0, |copy| copy.version);
+            sessions.push(Listed { key, owner, version });
         }
     }
     Ok((sessions, None))

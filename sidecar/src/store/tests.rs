@@ -139,7 +139,7 @@ over_every_store! {
     many_sessions_keep_apart: LONG;
     sessions_are_kept_for_as_long_as_they_are_used: SHORT;
     what_nobody_comes_back_with_is_forgotten_soon: PROVISIONAL;
-    the_sessions_of_a_node_are_found_page_by_page: LONG;
+    all_sessions_are_found_page_by_page: LONG;
     nodes_register_and_are_drained: LONG;
     only_the_owner_publishes_and_only_from_where_it_started: LONG;
     an_ended_session_cannot_be_brought_back: LONG;
@@ -298,7 +298,7 @@ async fn what_nobody_comes_back_with_is_forgotten_soon(opened: Opened) {
     assert_eq!(store.owner(key("unused")).await.unwrap(), None);
 }
 
-async fn the_sessions_of_a_node_are_found_page_by_page(opened: Opened) {
+async fn all_sessions_are_found_page_by_page(opened: Opened) {
     const SESSIONS: usize = 2_500;
     let mut claims = JoinSet::new();
     for number in 0..SESSIONS {
@@ -307,19 +307,26 @@ async fn the_sessions_of_a_node_are_found_page_by_page(opened: Opened) {
         claims.spawn(async move { store.claim(claim).await.unwrap() });
     }
     claims.join_all().await;
-    let node = NodeId::new("b").unwrap();
+    let [published, ended] = [0, 1].map(|number| key(&format!("session {number}")));
+    for (key, node) in [(published, "a"), (ended, "b")] {
+        opened.one.publish(key, copies::publication(node, 0, "content")).await.unwrap();
+    }
+    opened.one.end(ended, EndedBy::User).await.unwrap();
     let (mut found, mut from) = (BTreeSet::new(), None::<String>);
     loop {
-        let page = opened.other.owned(&node, from.as_deref()).await.unwrap();
-        found.extend(page.sessions.into_iter().inspect(|(_, epoch)| assert_eq!(*epoch, 1)).map(|it| it.0));
+        let page = opened.other.list(from.as_deref()).await.unwrap();
+        for Listed { key, owner, version } in page.sessions {
+            assert_eq!((owner.epoch, version), (1, u64::from(key == published)));
+            found.insert((key, owner.node.to_string()));
+        }
         from = page.next;
         if from.is_none() {
             break;
         }
     }
-    let expected = (0..SESSIONS).filter(|number| number % 2 == 1).map(|n| key(&format!("session {n}")));
+    let expected = (0..SESSIONS).map(|n| (key(&format!("session {n}")), ["a", "b"][n % 2].to_owned()));
     assert_eq!(found, expected.collect());
-    assert!(opened.one.owned(&node, Some("nonsense")).await.is_err());
+    assert!(opened.one.list(Some("nonsense")).await.is_err());
 }
 
 async fn nodes_register_and_are_drained(opened: Opened) {

@@ -21,8 +21,8 @@ use self::{
     scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Page, Publication, Published,
-    Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Listed, Page, Publication,
+    Published, Registered, Registration, Roster, Store, StoreError,
 };
 
 mod address;
@@ -234,7 +234,7 @@ impl Store for Redis {
         Ok(reply)
     }
 
-    async fn owned(&self, node: &NodeId, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn list(&self, from: Option<&str>) -> Result<Page, StoreError> {
         let unknown = || StoreError::Foreign("no place in a scan".into());
         let place = match from {
             None => ScanPlace { server: 0, cursor: 0 },
@@ -246,15 +246,18 @@ impl Store for Redis {
         };
         let (names, next) = self.scan(&place).await.map_err(failed)?;
         let mut sessions = Vec::new();
-        let owner_of = async |name: &String| -> Result<(Option<String>, Option<u64>), RedisError> {
-            self.link.run(async |connection| connection.hmget(name, &["node", "epoch"]).await).await
+        type Found = (Option<String>, Option<u64>, Option<u64>, Option<u8>);
+        let ask = async |name: &String| -> Result<Found, RedisError> {
+            let fields = ["node", "epoch", "version", "ended"];
+            self.link.run(async |connection| connection.hmget(name, &fields).await).await
         };
         // A few at once: a pipeline cannot span a cluster's servers.
         for chunk in names.chunks(100) {
-            let owners = try_join_all(chunk.iter().map(&owner_of)).await.map_err(failed)?;
-            sessions.extend(chunk.iter().zip(owners).filter_map(|(name, (of, epoch))| {
-                of.filter(|of| of == node.as_str())?;
-                Some((self.keys.session(name)?, epoch?))
+            let found = try_join_all(chunk.iter().map(&ask)).await.map_err(failed)?;
+            sessions.extend(chunk.iter().zip(found).filter_map(|(name, (node, epoch, version, ended))| {
+                let version = version.filter(|_| ended.is_none()).unwrap_or_default();
+                let owner = owner(node?, epoch?).ok()?;
+                Some(Listed { key: self.keys.session(name)?, owner, version })
             }));
         }
         Ok(Page { sessions, next: next.map(|place| format!("{}/{}", place.server, place.cursor)) })

@@ -6,7 +6,7 @@ fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
-fn publication(by: &str, base: u64, content: &str) -> Publication {
+pub(super) fn publication(by: &str, base: u64, content: &str) -> Publication {
     Publication {
         node: node(by),
         epoch: 0,

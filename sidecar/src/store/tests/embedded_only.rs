@@ -22,8 +22,9 @@ async fn open(folder: &Path, lifetimes: Lifetimes) -> Embedded {
 async fn counts(store: &Embedded) -> Vec<(String, u64)> {
     let mut counts = Vec::new();
     for node in ["a", "b"] {
-        let page = store.owned(&NodeId::new(node).unwrap(), None).await.unwrap();
-        counts.push((node.to_owned(), page.sessions.len() as u64));
+        let sessions = store.list(None).await.unwrap().sessions;
+        let count = sessions.iter().filter(|session| session.owner.node.as_str() == node).count();
+        counts.push((node.to_owned(), count as u64));
     }
     counts.retain(|(_, count)| *count > 0);
     counts

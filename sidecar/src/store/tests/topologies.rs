@@ -155,7 +155,11 @@ async fn tls_and_a_narrow_user_with_a_password_from_a_file_are_enough() {
     store.ping().await.unwrap();
     store.roster(&HashMap::new()).await.unwrap();
     store.set_draining(&NodeId::new("a").unwrap(), true).await.unwrap();
-    assert_eq!(store.owned(&NodeId::new("b").unwrap(), None).await.unwrap().sessions.len(), 1);
+    assert!(store.list(None).await.unwrap().sessions.iter().any(|session| session.key == key("s")));
+    for for_ms in [1_000, 0] {
+        let request = wire::LeaseRequest { name: "here".into(), token: 1, for_ms, held: true };
+        assert!(store.lease(&request).await.unwrap().granted);
+    }
     let node = NodeId::new("b").unwrap();
     let (digest, seal) = ([1; 16], b"sealed".to_vec());
     let new = Publication { node: node.clone(), epoch: 2, base: 0, digest, anonymous: false, seal };
