@@ -113,6 +113,11 @@ impl Envoy {
         Ok(Self { process, admin })
     }
 
+    /// Where its admin interface is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// One of Envoy's counters or gauges; 0 if it is not there.
     ///
     /// # Errors

@@ -126,3 +126,23 @@ fn examine_modules(about: &str, config: &Value, findings: &mut Findings) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_module_from_elsewhere_must_be_pinned() {
+        for (sha256, expected) in [("", 1), ("e3b0c442", 0)] {
+            let code = json!({"remote": {"http_uri": {"uri": "https://example.com/mooring.wasm"}, "sha256": sha256}});
+            let plugin =
+                json!({"root_id": "mooring", "failure_policy": "FAIL_RELOAD", "vm_config": {"code": code}});
+            let mut findings = Findings::default();
+            examine_modules("Envoy", &json!({"configs": [{"filters": [{"config": plugin}]}]}), &mut findings);
+            let names: Vec<_> = findings.0.iter().map(|finding| finding.name).collect();
+            assert_eq!(names, vec!["unpinned-module"; expected]);
+        }
+    }
+}

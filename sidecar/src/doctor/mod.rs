@@ -25,7 +25,7 @@ enum Severity {
 }
 
 /// Something that was found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     severity: Severity,
     /// One word for machines, the same as long as it means the same.
@@ -52,7 +52,11 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let (problem, remedy) = (problem.into(), remedy.into());
-        self.0.push(Finding { severity, name, about: about.to_string(), problem, remedy });
+        let new = Finding { severity, name, about: about.to_string(), problem, remedy };
+        // Envoy tells some of its configuration twice.
+        if !self.0.contains(&new) {
+            self.0.push(new);
+        }
     }
 }
 

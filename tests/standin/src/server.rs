@@ -2,17 +2,17 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::Version;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, DATE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::node::{Node, Port};
-use crate::web;
+use crate::{session, web};
 
 /// Accepts connections for ever.
 pub(crate) async fn run(node: Arc<Node>, port: Port, listener: TcpListener) {
@@ -37,6 +37,10 @@ async fn connection(node: Arc<Node>, port: Port, stream: TcpStream, peer: std::n
         let node = node.clone();
         async move {
             let mut response = web::serve(node, port, peer, request).await;
+            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs_f64(session::now()));
+            if let Ok(date) = HeaderValue::from_str(&date) {
+                response.headers_mut().insert(DATE, date);
+            }
             if port == Port::Http {
                 *response.version_mut() = Version::HTTP_10;
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,0 +1,210 @@
+//! `mooring doctor` finds what is wrong, one thing at a time, and nothing in a healthy stack.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    browser,
+    envoy::Bootstrap,
+    process::{Process, wait_until},
+    program,
+    stack::{Options, Stack},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A healthy odoo.conf of a node whose data_dir is `data`.
+fn conf(node: &harness::node::Node, data: &Path) -> String {
+    format!(
+        "[options]\nproxy_mode = True\nworkers = 2\nhttp_port = {}\ngevent_port = {}\ndata_dir = {}\n\
+         max_cron_threads = 0\ndb_host = postgres\n",
+        node.endpoint.http.port(),
+        node.endpoint.gevent.port(),
+        data.display(),
+    )
+}
+
+/// A stack with Odoo's configuration files, as they should be.
+struct Clinic {
+    stack: Stack,
+    folder: TempDir,
+    envoy: String,
+}
+
+impl Clinic {
+    async fn open(options: Options, change: impl FnOnce(&mut Bootstrap)) -> Result<Self> {
+        let stack = Stack::start_with(options, change).await?;
+        let folder = tempfile::tempdir()?;
+        let filestore = folder.path().join("filestore");
+        fs::create_dir_all(&filestore)?;
+        for node in &stack.nodes {
+            let data = folder.path().join(&node.id);
+            fs::create_dir_all(data.join("sessions"))?;
+            std::os::unix::fs::symlink(&filestore, data.join("filestore"))?;
+            fs::write(folder.path().join(format!("{}.conf", node.id)), conf(node, &data))?;
+        }
+        let envoy = stack.envoy.admin().to_string();
+        Ok(Self { stack, folder, envoy })
+    }
+
+    fn conf(&self, id: &str) -> PathBuf {
+        self.folder.path().join(format!("{id}.conf"))
+    }
+
+    /// Changes a line of a node's file for as long as the doctor looks; the names of what it finds.
+    async fn with(&self, id: &str, line: &str, other: &str) -> Result<Vec<String>> {
+        let healthy = fs::read_to_string(self.conf(id))?;
+        ensure!(healthy.contains(line), "no {line:?} in {healthy}");
+        fs::write(self.conf(id), healthy.replace(line, other))?;
+        let found = self.examine().await?.1;
+        fs::write(self.conf(id), healthy)?;
+        Ok(found)
+    }
+
+    /// The exit status, and the names of what is found beside notes.
+    async fn examine(&self) -> Result<(Option<i32>, Vec<String>)> {
+        let mut command = Command::new(program("mooring"));
+        command.args(["doctor", "--json", "--sidecar", &self.stack.sidecar_address.to_string()]);
+        command.args(["--envoy", &self.envoy]);
+        for node in &self.stack.nodes {
+            command.arg("--odoo-conf").arg(format!("{}={}", node.id, self.conf(&node.id).display()));
+        }
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let found: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+        for finding in &found {
+            for field in ["about", "problem", "remedy"] {
+                ensure!(finding[field].as_str().is_some_and(|text| !text.is_empty()), "{finding}");
+            }
+        }
+        let serious = found.iter().filter(|finding| finding["severity"] != "note");
+        let names = serious.filter_map(|finding| finding["name"].as_str().map(str::to_owned));
+        Ok((output.status.code(), names.collect()))
+    }
+}
+
+fn carried() -> Options {
+    let sidecar_args = ["--probe-interval-ms", "200"].map(str::to_owned).to_vec();
+    Options { carry: true, sidecar_args, ..Options::default() }
+}
+
+#[tokio::test]
+async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
+    let mut clinic = Clinic::open(carried(), |_| {}).await?;
+    let healthy = clinic.examine().await?;
+    ensure!(healthy == (Some(0), vec![]), "{healthy:?}");
+
+    let data = |id: &str| clinic.folder.path().join(id).display().to_string();
+    let (own, other) = (format!("data_dir = {}", data("odoo-2")), format!("data_dir = {}", data("odoo-1")));
+    let lonely = clinic.folder.path().join("lonely");
+    for part in ["sessions", "filestore"] {
+        fs::create_dir_all(lonely.join(part))?;
+    }
+    let apart = format!("data_dir = {}", lonely.display());
+    for (line, instead, expected) in [
+        ("workers = 2", "workers = 0", vec!["no-workers"]),
+        ("workers = 2", "workers = 2 ; enough", vec!["inline-comment", "no-workers"]),
+        ("proxy_mode = True\n", "", vec!["no-proxy-mode"]),
+        ("[options]", "[option]", vec!["conf-unreadable"]),
+        ("gevent_port = ", "gevent_port = 1", vec!["other-port"]),
+        (&own, &other, vec!["sessions-shared"]),
+        (&own, &apart, vec!["filestore-separate", "filestore-separate"]),
+        (&own, "", vec!["no-data-dir"]),
+        ("db_host = postgres", "db_host = elsewhere", vec!["other-database", "other-database"]),
+    ] {
+        let found = clinic.with("odoo-2", line, instead).await?;
+        ensure!(found == expected, "{instead:?}: {found:?}");
+    }
+
+    let envoy = std::mem::replace(&mut clinic.envoy, "127.0.0.1:1".into());
+    ensure!(clinic.examine().await? == (Some(2), vec!["envoy-absent".to_owned()]));
+    clinic.envoy = envoy;
+    clinic.stack.kill_node("odoo-3");
+    clinic.stack.wait_for_state("odoo-3", "down").await?;
+    let (status, found) = clinic.examine().await?;
+    ensure!(status == Some(2) && found.contains(&"node-down".to_owned()), "{found:?}");
+    let place = clinic.stack.nodes.len() - 1;
+    clinic.stack.start_node(place).await?;
+    clinic.stack.wait_for_state("odoo-3", "active").await?;
+    drop(clinic.stack.sidecar.take());
+    let (status, found) = clinic.examine().await?;
+    ensure!(status == Some(2) && found == ["sidecar-absent"], "{found:?}");
+    Ok(())
+}
+
+/// A change of Envoy's configuration, and what is to be found.
+type Ill = (fn(&mut Bootstrap), &'static str);
+
+#[tokio::test]
+async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
+    let ills: [Ill; 3] = [
+        (|bootstrap| bootstrap.wasm()["failure_policy"] = json!("FAIL_OPEN"), "no-reload"),
+        (
+            |bootstrap| {
+                let hosts = &mut bootstrap.cluster("odoo")["load_assignment"]["endpoints"][0]["lb_endpoints"];
+                hosts.as_array_mut().expect("a list").truncate(2);
+            },
+            "envoy-knows-not",
+        ),
+        (
+            |bootstrap| {
+                let check = &mut bootstrap.cluster("odoo_gevent")["health_checks"][0];
+                check["http_health_check"]["path"] = json!("/nowhere");
+                check["interval"] = json!("0.1s");
+            },
+            "envoy-reaches-not",
+        ),
+    ];
+    for (change, name) in ills {
+        let clinic = Clinic::open(carried(), change).await?;
+        let found = async || {
+            clinic
+                .examine()
+                .await
+                .is_ok_and(|(status, found)| status == Some(2) && found.iter().all(|it| it == name))
+        };
+        // Health checks take a moment.
+        wait_until(name, found).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_server_whose_sessions_stay_where_they_are_is_found() -> Result<()> {
+    let mut clinic = Clinic::open(Options { nodes: 1, running: 1, ..Options::default() }, |_| {}).await?;
+    let (status, found) = clinic.examine().await?;
+    ensure!(status == Some(1) && found == ["one-node", "not-carried"], "{found:?}");
+    clinic.stack.nodes[0].id = "other".into();
+    fs::copy(clinic.conf("odoo-1"), clinic.conf("other"))?;
+    let (status, found) = clinic.examine().await?;
+    ensure!(status == Some(2) && found.contains(&"unknown-node".to_owned()), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_that_also_run_where_people_are_served_are_found() -> Result<()> {
+    let clinic = Clinic::open(carried(), |_| {}).await?;
+    let mut cron = Command::new(program("mooring"));
+    cron.args(["cron", "--lease-seconds", "2", "--stop-seconds", "1"]);
+    cron.args(["--sidecar", &clinic.stack.sidecar_address.to_string(), "--", "sleep", "1000"]);
+    let _cron = Process::start("mooring cron", cron, &clinic.folder.path().join("cron.log"))?;
+    let nodes = async || browser::get(clinic.stack.sidecar_address, "/v1/nodes").await;
+    let runs = async || nodes().await.is_ok_and(|nodes| nodes.text().contains("left_ms"));
+    wait_until("somebody runs scheduled jobs", runs).await?;
+    ensure!(clinic.examine().await? == (Some(0), vec![]));
+    let found = clinic.with("odoo-2", "max_cron_threads = 0", "max_cron_threads = 2").await?;
+    ensure!(found == ["cron-everywhere"], "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_found() -> Result<()> {
+    let clinic = Clinic::open(Options { clock_offsets: vec![0, 60, -3], ..carried() }, |_| {}).await?;
+    let (status, found) = clinic.examine().await?;
+    ensure!(status == Some(1) && found == ["clock-skew"], "{found:?}");
+    Ok(())
+}
