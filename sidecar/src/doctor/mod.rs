@@ -1,6 +1,6 @@
 //! `mooring doctor`: what will break, and how to mend it.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -11,6 +11,9 @@ use crate::cli::Doctor;
 mod envoy;
 mod odoo_conf;
 mod servers;
+
+/// The table's width where there is no terminal, in characters.
+const WIDTH: u16 = 120;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -95,6 +98,9 @@ pub(crate) async fn run(options: Doctor) -> ExitCode {
 fn table(found: &[Finding]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(WIDTH);
+    }
     table.set_header(["", "about", "what", "what to do"]);
     for Finding { severity, about, problem, remedy, .. } in found {
         let (word, color) = match severity {
@@ -105,5 +111,5 @@ fn table(found: &[Finding]) -> String {
         table.add_row([Cell::new(word).fg(color), Cell::new(about), Cell::new(problem), Cell::new(remedy)]);
     }
     let count = |of| found.iter().filter(|finding| finding.severity == of).count();
-    format!("{table}\n{} errors, {} warnings", count(Severity::Error), count(Severity::Warning))
+    format!("{table}\nerrors: {}, warnings: {}", count(Severity::Error), count(Severity::Warning))
 }
