@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use futures::{StreamExt, stream};
 use harness::browser::{Answer, Browser, Connections, Method};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::task::JoinHandle;
@@ -20,6 +21,11 @@ use crate::{
 
 /// One of so many holds a websocket open.
 const SOCKETS: usize = 6;
+/// How many click as fast as they can read; more than that take more time each, so that servers have as much
+/// to do.
+const BUSY: usize = 60;
+/// How many log in at once before anything happens.
+const AT_ONCE: usize = 8;
 
 /// People who work whatever happens, and notice what goes wrong.
 pub struct Witnesses {
@@ -38,6 +44,8 @@ impl Witnesses {
     ) -> Result<Self> {
         let (stop, notices) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Notices>>::default());
         let mut workers = Vec::new();
+        let pace = (count as f64 / BUSY as f64).max(1.0);
+        let mut people = Vec::new();
         for number in 0..count {
             let mut browser = Browser::new(connections.clone(), server);
             // As if everybody came from another office: ip_hash looks at the first three numbers.
@@ -51,8 +59,15 @@ impl Witnesses {
                 workers.push(tokio::spawn(async move { bus.hold(&stop).await }));
             }
             let random = StdRng::seed_from_u64(seed);
-            let mut person = Person { browser, login, random, jar, logged_in: false, since: Instant::now() };
+            let since = Instant::now();
+            people.push(Person { browser, login, random, jar, pace, logged_in: false, since });
+        }
+        let log_in = async |mut person: Person| {
             person.log_in(&notices).await;
+            person
+        };
+        let people: Vec<Person> = stream::iter(people).map(log_in).buffer_unordered(AT_ONCE).collect().await;
+        for mut person in people {
             let (stop, notices) = (Arc::clone(&stop), Arc::clone(&notices));
             workers.push(tokio::spawn(async move { person.work(&stop, &notices).await }));
         }
@@ -75,6 +90,8 @@ struct Person {
     random: StdRng,
     /// For the page that holds a websocket open.
     jar: Arc<Mutex<Jar>>,
+    /// How much longer than usual a page is looked at, as a factor.
+    pace: f64,
     logged_in: bool,
     /// When their session began.
     since: Instant,
@@ -94,7 +111,8 @@ impl Person {
                     _ => self.listen(notices).await,
                 }
             }
-            tokio::time::sleep(Duration::from_millis(self.random.random_range(100..400))).await;
+            let read = Duration::from_millis(self.random.random_range(100..400));
+            tokio::time::sleep(read.mul_f64(self.pace)).await;
         }
         if let (true, Some(sid)) = (self.logged_in, self.browser.sid.clone()) {
             notices.lock().expect("no panic").alive.push((self.login.clone(), sid));
