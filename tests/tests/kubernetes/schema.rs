@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use harness::tools;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Service},
@@ -14,13 +15,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::manifests::{FOLDERS, Manifests, list, text, title};
-
-/// A folder of CustomResourceDefinitions, if there is one.
-fn folder() -> Option<PathBuf> {
-    let given = std::env::var_os("MOORING_SCHEMAS").map(PathBuf::from);
-    let beside = || harness::root().parent().map(|parent| parent.join("shared/schemas"));
-    given.or_else(beside).filter(|folder| folder.is_dir())
-}
 
 /// The schemas of custom resources.
 struct Schemas(Vec<Value>);
@@ -66,7 +60,7 @@ impl Schemas {
 /// The objects of a kustomization with the defaults of their schemas, if there are any.
 pub(crate) fn with_defaults(name: &str) -> Result<Manifests> {
     let mut manifests = Manifests::build(name)?;
-    match folder() {
+    match tools::schemas() {
         Some(folder) => {
             let schemas = Schemas::read(&folder)?;
             manifests.0.iter_mut().for_each(|object| schemas.set_defaults(object));
@@ -178,7 +172,7 @@ fn is_experimental(object: &Value, problem: &str) -> bool {
 
 #[test]
 fn every_manifest_is_as_its_schema_wants_it() -> Result<()> {
-    let schemas = folder().map(|folder| Schemas::read(&folder)).transpose()?;
+    let schemas = tools::schemas().map(|folder| Schemas::read(&folder)).transpose()?;
     if schemas.is_none() {
         println!("SKIPPED: no CustomResourceDefinitions to validate against; MOORING_SCHEMAS names none");
     }
@@ -199,7 +193,7 @@ fn every_manifest_is_as_its_schema_wants_it() -> Result<()> {
     }
     println!("{checked} objects are as their schemas want them");
     for kind in unchecked {
-        println!("SKIPPED: {kind}: no schema of it in {}", folder().unwrap_or_default().display());
+        println!("SKIPPED: {kind}: no schema of it in {}", tools::schemas().unwrap_or_default().display());
     }
     Ok(())
 }
@@ -212,7 +206,7 @@ fn a_slip_is_found() -> Result<()> {
     let error = comes_back::<StatefulSet>(&slip).err().map(|error| error.to_string()).unwrap_or_default();
     ensure!(error.contains(".spec.template.spec.terminationGracePeriodsSeconds"), "{error}");
 
-    let Some(folder) = folder() else {
+    let Some(folder) = tools::schemas() else {
         println!("SKIPPED: no CustomResourceDefinitions; MOORING_SCHEMAS names none");
         return Ok(());
     };
