@@ -9,6 +9,7 @@ pub mod fake_node;
 pub mod host;
 pub mod image;
 pub mod odoo;
+pub mod orm_cache;
 pub mod person;
 pub mod process;
 pub mod redis_servers;
