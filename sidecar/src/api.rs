@@ -29,6 +29,7 @@ use crate::{
     directory::Directory,
     limit::{Limit, within},
     metrics::Metrics,
+    orm_cache::OrmCache,
     registry::Registry,
     sessions::{self, Brought, Carriers},
     store::{LARGEST_EPOCH, StoreError},
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) carriers: Carriers,
+    pub(crate) orm_cache: Option<Arc<OrmCache>>,
     /// What whoever asks must show, if anything.
     pub(crate) token: Option<Token>,
     /// How many requests are worked on at once, and how many wait for changes.
@@ -82,6 +84,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/claims", post(claim))
         .route("/v1/sessions/revoke", post(revoke))
         .route("/v1/cron", post(lease))
+        .route("/v1/cache", get(orm_cache))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{id}/drain", post(drain))
         .route("/v1/nodes/{id}/undrain", post(undrain))
@@ -208,6 +211,13 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
         };
         // Whether something came or time is up shows above.
         let _ = timeout(left, something).await;
+    }
+}
+
+async fn orm_cache(State(shared): State<Arc<Shared>>) -> Response {
+    match &shared.orm_cache {
+        Some(cache) => Json(cache.report()).into_response(),
+        None => (StatusCode::NOT_FOUND, "this sidecar has no ORM cache (--cache-socket)\n").into_response(),
     }
 }
 

@@ -6,11 +6,13 @@ use affinity::NodeId;
 use clap::{Args, Parser, Subcommand};
 
 mod cron;
+mod orm_cache;
 mod serve;
 mod values;
 
 pub(crate) use self::{
     cron::{Cron, CronGuard},
+    orm_cache::{Cache, OrmCacheOptions},
     serve::{LogFormat, Probe, Serve},
     values::{Listen, OdooConf, SessionsSpec, StoreUrl},
 };
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Undrain(Undrain),
     /// Say where a session's requests go, and why
     Owner(OwnerOf),
+    /// Show what the ORM cache does
+    Cache(Cache),
     /// Run a program on one server at a time, such as Odoo for scheduled jobs
     Cron(Cron),
     #[command(hide = true)]

@@ -7,6 +7,7 @@ use clap::Parser;
 mod api;
 mod asking;
 mod cache;
+mod cache_command;
 mod cli;
 mod client;
 mod cookie_file;
@@ -21,6 +22,7 @@ mod logging;
 mod metrics;
 mod node_spec;
 mod nodes_command;
+mod orm_cache;
 mod owner_command;
 mod probe;
 mod registry;
@@ -58,6 +60,7 @@ async fn run(command: cli::Command) -> Result<ExitCode, String> {
         cli::Command::Nodes(options) => nodes_command::run(options).await.map_err(text)?,
         cli::Command::Drain(options) => drain_command::drain(options).await.map_err(text)?,
         cli::Command::Undrain(options) => drain_command::undrain(options).await.map_err(text)?,
+        cli::Command::Cache(options) => cache_command::run(options).await.map_err(text)?,
         cli::Command::Owner(options) => owner_command::run(options).await.map_err(text)?,
         cli::Command::Sessions(cli::Sessions::Revoke(options)) => {
             sessions_command::revoke(options).await.map_err(text)?;

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::registry::Probed;
+use crate::{orm_cache::CacheMetrics, registry::Probed};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 pub(crate) enum LookupResult {
@@ -105,6 +105,7 @@ pub(crate) struct Metrics {
     unsettled: Counter,
     carried: Family<ByNode, Gauge>,
     carrying: Family<ByNode, Gauge>,
+    pub(crate) orm_cache: CacheMetrics,
 }
 
 impl Metrics {
@@ -166,6 +167,7 @@ impl Metrics {
         registry.register("carried_sessions", "Sessions of a node that are carried", carried.clone());
         let carrying = Family::default();
         registry.register("waiting_sessions", "Sessions of a node that wait to be carried", carrying.clone());
+        let orm_cache = CacheMetrics::register(&mut registry);
         Self {
             registry,
             lookups,
@@ -185,6 +187,7 @@ impl Metrics {
             unsettled,
             carried,
             carrying,
+            orm_cache,
         }
     }
 

@@ -24,10 +24,11 @@ use crate::{
     heartbeat,
     metrics::Metrics,
     node_spec::NodeSpec,
+    orm_cache::{self, OrmCache},
     probe,
     registry::{Registry, Thresholds},
     sessions::{self, Carriers, Sealer},
-    store::{Embedded, InvalidUrl, OpenError, Redis, Store},
+    store::{Embedded, InvalidUrl, OpenError, Redis, Store, Values},
     token::Token,
 };
 
@@ -60,8 +61,8 @@ pub(crate) enum ServeError {
     #[error("--sessions {0}={1}: {2}")]
     Sessions(NodeId, PathBuf, io::Error),
     #[error(
-        "--secret-file: missing: sessions in Redis are sealed with a secret that all sidecars share; make one with \
-         openssl rand -hex 32"
+        "--secret-file: missing: sessions and cached values in Redis are sealed with a secret that all sidecars \
+         share; make one with openssl rand -hex 32"
     )]
     NoSecret,
     #[error("MOORING_SECRET: {0}")]
@@ -75,6 +76,8 @@ pub(crate) enum ServeError {
          address or unix:PATH"
     )]
     NotLoopback(Listen),
+    #[error("--cache-socket {0}: {1}")]
+    CacheSocket(PathBuf, io::Error),
     #[error("--listen {0}: {1}")]
     Listen(Listen, io::Error),
     #[error("signals cannot be received: {0}")]
@@ -116,6 +119,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::new());
     let cached = usize::try_from(options.cache_sessions).unwrap_or(usize::MAX);
     let directory = Arc::new(Directory::new(store, options.lifetimes(), cached, Arc::clone(&metrics)));
+    let orm_cache = orm_cache(&options, &metrics)?;
     let carriers = match sessions_plan(&options)? {
         Some(plan) => Carriers::start(plan, &directory, &registry, &metrics),
         None => Carriers::default(),
@@ -126,6 +130,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
         carriers,
+        orm_cache: orm_cache.clone(),
         token,
         most_requests: options.most_requests,
         shutdown: shutdown.clone(),
@@ -150,6 +155,12 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
             }
         }
     }
+    if let Some((cache, path)) = orm_cache.zip(options.orm_cache.cache_socket.as_ref()) {
+        let listener = bind_unix(path).map_err(|error| ServeError::CacheSocket(path.clone(), error))?;
+        tracing::info!("the ORM cache listens on {}", path.display());
+        tokio::spawn(Arc::clone(&cache).follow());
+        tokio::spawn(orm_cache::serve(listener, cache));
+    }
     heartbeat::start(&directory, &registry, &shared.carriers, beside.map(|spec| spec.id));
     tokio::spawn(async move { directory.follow().await });
     probe::start(&registry, probe, &options.sessions, &metrics);
@@ -166,11 +177,13 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     if drained.is_err() {
         tracing::warn!("some requests did not end within {} s", GRACE.as_secs());
     }
-    for listen in &options.listen {
-        if let Listen::Unix(path) = listen {
-            // Whoever starts next removes what is left.
-            let _ = fs::remove_file(path);
-        }
+    let sockets = options.listen.iter().filter_map(|listen| match listen {
+        Listen::Unix(path) => Some(path),
+        Listen::Tcp(_) => None,
+    });
+    for path in sockets.chain(&options.orm_cache.cache_socket) {
+        // Whoever starts next removes what is left.
+        let _ = fs::remove_file(path);
     }
     Ok(())
 }
@@ -202,26 +215,48 @@ fn sessions_plan(options: &Serve) -> Result<Option<sessions::Plan>, ServeError> 
     if options.sessions.is_empty() {
         return Ok(None);
     }
+    let sealer = sealer(options)?;
+    let directories = options.sessions.iter().map(|spec| (spec.node.clone(), spec.path.clone())).collect();
+    let lifetime = options.lifetimes().durable;
+    Ok(Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime }))
+}
+
+/// The ORM cache, if it is wanted. It is shared where there is a Redis.
+fn orm_cache(options: &Serve, metrics: &Metrics) -> Result<Option<Arc<OrmCache>>, ServeError> {
+    let cache = &options.orm_cache;
+    if cache.cache_socket.is_none() {
+        return Ok(None);
+    }
+    let shared = match &options.store {
+        StoreUrl::Embedded => None,
+        StoreUrl::Redis(url) => {
+            let values = Values::open(url, &options.access(), &options.redis_prefix);
+            let (values, sealer) = (values.map_err(ServeError::Store)?, Arc::new(sealer(options)?));
+            Some(orm_cache::Shared::new(values, sealer, cache.lifetime()))
+        }
+    };
+    Ok(OrmCache::new(cache.bytes(), shared, metrics.orm_cache.clone()))
+}
+
+/// The secrets that seal what goes through the store.
+fn sealer(options: &Serve) -> Result<Sealer, ServeError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| ServeError::Secret(path, error)
     };
     // Never an option of the command line, which everybody on the host can read.
     let given = std::env::var("MOORING_SECRET").ok().filter(|secret| !secret.is_empty());
-    let sealer = match (&options.secret_file, &options.store) {
-        (Some(path), _) => Sealer::read(path).map_err(failed(path))?,
+    match (&options.secret_file, &options.store) {
+        (Some(path), _) => Sealer::read(path).map_err(failed(path)),
         (None, _) if given.is_some() => {
-            Sealer::new(&given.unwrap_or_default()).map_err(ServeError::GivenSecret)?
+            Sealer::new(&given.unwrap_or_default()).map_err(ServeError::GivenSecret)
         }
         (None, StoreUrl::Embedded) => {
             let path = options.state_dir.join("secret");
-            Sealer::read_or_make(&path).map_err(failed(&path))?
+            Sealer::read_or_make(&path).map_err(failed(&path))
         }
-        (None, StoreUrl::Redis(_)) => return Err(ServeError::NoSecret),
-    };
-    let directories = options.sessions.iter().map(|spec| (spec.node.clone(), spec.path.clone())).collect();
-    let lifetime = options.lifetimes().durable;
-    Ok(Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime }))
+        (None, StoreUrl::Redis(_)) => Err(ServeError::NoSecret),
+    }
 }
 
 fn open_store(options: &Serve) -> Result<Arc<dyn Store>, ServeError> {

@@ -10,6 +10,7 @@ pub mod host;
 pub mod image;
 pub mod node;
 pub mod odoo;
+pub mod orm_cache;
 pub mod person;
 pub mod process;
 pub mod redis_servers;

@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use affinity::NodeId;
 use clap::{Args, ValueEnum};
 
-use super::values::{Listen, SessionsSpec, StoreUrl};
+use super::{
+    OrmCacheOptions,
+    values::{Listen, SessionsSpec, StoreUrl},
+};
 use crate::{
     node_spec::{NodeSpec, Places},
     store::{Access, Lifetimes},
@@ -112,6 +115,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "MOORING_MOST_REQUESTS", value_name = "REQUESTS", default_value_t = 4_096,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) most_requests: u32,
+
+    #[command(flatten)]
+    pub(crate) orm_cache: OrmCacheOptions,
 
     #[command(flatten)]
     pub(crate) probe: Probe,

@@ -36,7 +36,7 @@ mod snapshot;
 mod step;
 mod watch;
 
-pub(crate) use seal::Sealer;
+pub(crate) use seal::{SIGNATURE, Sealer};
 pub(crate) use settle::{Brought, bring, end, may_take_over, settled};
 
 /// Whether the sessions of a directory can be carried by this process.

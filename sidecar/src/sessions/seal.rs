@@ -26,6 +26,8 @@ use super::{
 const VERSION: u8 = 1;
 const NAME: usize = 4;
 const NONCE: usize = 24;
+/// The bytes of a signature.
+pub(crate) const SIGNATURE: usize = NAME + 32;
 /// The fewest characters of a secret.
 const SHORTEST: usize = 32;
 
@@ -42,6 +44,8 @@ struct Secret {
     root: [u8; 32],
     /// What digests are keyed with.
     digest: [u8; 32],
+    /// What values of the ORM cache are signed with.
+    values: [u8; 32],
 }
 
 impl Secret {
@@ -49,7 +53,20 @@ impl Secret {
         let derive = |context: &str| blake3::derive_key(context, text.as_bytes());
         let mut name = [0; NAME];
         name.iter_mut().zip(derive("mooring 2026-11 secret name")).for_each(|(to, from)| *to = from);
-        Self { name, root: derive("mooring 2026-11 sessions"), digest: derive("mooring 2026-11 digests") }
+        Self {
+            name,
+            root: derive("mooring 2026-11 sessions"),
+            digest: derive("mooring 2026-11 digests"),
+            values: derive("mooring 2026-11 orm cache values"),
+        }
+    }
+
+    fn signature(&self, parts: &[&[u8]]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.values);
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finalize()
     }
 
     fn cipher(&self, key: SessionKey) -> XChaCha20Poly1305 {
@@ -118,6 +135,26 @@ impl Sealer {
         &self.first.digest
     }
 
+    /// Signs a value of the ORM cache, given in parts whose lengths are known: the secret's name, and a keyed
+    /// hash.
+    pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; SIGNATURE] {
+        let mut signature = [0; SIGNATURE];
+        let bytes =
+            self.first.name.iter().chain(self.first.signature(parts).as_bytes()).copied().collect::<Vec<_>>();
+        signature.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        signature
+    }
+
+    /// Whether one of the secrets signed it.
+    pub(crate) fn is_signed(&self, parts: &[&[u8]], signature: &[u8; SIGNATURE]) -> bool {
+        let (name, hash) = signature.split_at(NAME);
+        let mut secrets = [&self.first].into_iter().chain(&self.older);
+        let secret = secrets.find(|secret| secret.name == name);
+        // Comparing hashes takes the same time, however alike they are.
+        let hash = blake3::Hash::from_slice(hash);
+        secret.zip(hash.ok()).is_some_and(|(secret, hash)| secret.signature(parts) == hash)
+    }
+
     /// Seals a snapshot of the session `key`; nothing if it cannot be.
     pub(crate) fn seal(&self, key: SessionKey, snapshot: &Snapshot) -> Option<Vec<u8>> {
         let files = snapshot.files().iter();
@@ -180,6 +217,22 @@ mod tests {
             let mut bent = seal.clone();
             bent[place] ^= 1;
             assert_eq!(sealer.open(key, &bent), None, "byte {place}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_known_secret_signed_is_signed() {
+        let sealer = Sealer::new(SECRETS[0]).unwrap();
+        let signature = sealer.sign(&[b"key", b"value"]);
+        assert!(sealer.is_signed(&[b"key", b"value"], &signature));
+        assert!(!sealer.is_signed(&[b"kez", b"value"], &signature));
+        assert!(!Sealer::new(SECRETS[1]).unwrap().is_signed(&[b"key", b"value"], &signature));
+        let rotated = Sealer::new(&format!("{}\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
+        assert!(rotated.is_signed(&[b"key", b"value"], &signature));
+        for place in 0..SIGNATURE {
+            let mut bent = signature;
+            bent[place] ^= 1;
+            assert!(!sealer.is_signed(&[b"key", b"value"], &bent), "byte {place}");
         }
     }
 

@@ -24,7 +24,7 @@ mod tests;
 
 pub(crate) use copies::{Copy, CopyEvent, EndedBy, News, Publication, Published};
 pub(crate) use embedded::{Embedded, OpenError};
-pub(crate) use redis::{Access, InvalidUrl, Redis};
+pub(crate) use redis::{Access, Found, InvalidUrl, Redis, ValueEvent, Values};
 
 /// How long a node that no longer registers is remembered, as `down`.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);

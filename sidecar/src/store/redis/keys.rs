@@ -7,6 +7,9 @@
 //! | `PREFIX:{directory}:told` | how many changes there have been |
 //! | `PREFIX:{directory}:copies` | the stream of what happens to copies |
 //! | `PREFIX:{directory}:copied` | how much that has been |
+//! | `PREFIX:value:{KEY}`, `PREFIX:value:{KEY}:lease` | a value of the ORM cache, and that somebody computes it |
+//! | `PREFIX:{directory}:stale` | the stream of what the ORM cache need not keep |
+//! | `PREFIX:{directory}:staled` | how much that has been |
 //! | `PREFIX:{directory}:generation` | a random number: whoever finds another one faces another store |
 //! | `PREFIX:{directory}:nodes` | a hash of the nodes that register themselves |
 //! | `PREFIX:{directory}:draining` | a set of the nodes that are drained |
@@ -32,6 +35,7 @@ pub(super) struct Keys {
     prefix: String,
     pub(super) changes: Stream,
     pub(super) copies: Stream,
+    pub(super) stale: Stream,
     pub(super) generation: String,
     pub(super) nodes: String,
     pub(super) draining: String,
@@ -46,6 +50,7 @@ impl Keys {
         Self {
             changes: Stream { entries: name("changes"), told: name("told") },
             copies: Stream { entries: name("copies"), told: name("copied") },
+            stale: Stream { entries: name("stale"), told: name("staled") },
             generation: name("generation"),
             nodes: name("nodes"),
             draining: name("draining"),
@@ -58,6 +63,16 @@ impl Keys {
 
     pub(super) fn owner(&self, key: SessionKey) -> String {
         format!("{}:owner:{{{key}}}", self.prefix)
+    }
+
+    /// A value of the ORM cache.
+    pub(super) fn value(&self, key: &str) -> String {
+        format!("{}:value:{{{key}}}", self.prefix)
+    }
+
+    /// The lease of who computes it.
+    pub(super) fn value_lease(&self, key: &str) -> String {
+        format!("{}:lease", self.value(key))
     }
 
     /// The pattern of all owners' keys.

@@ -31,8 +31,10 @@ mod follow;
 mod keys;
 mod link;
 mod scripts;
+mod values;
 
 pub(crate) use address::{Access, InvalidUrl};
+pub(crate) use values::{Found, ValueEvent, Values};
 
 /// How often a change is told again that could not be told, and how long after.
 const ANNOUNCEMENTS: u32 = 60;

@@ -1,0 +1,13 @@
+# Copyright the Mooring authors. Licensed under LGPL-3.0-or-later.
+"""Odoo 19: keys begin with the model's name and the method, and changes are kept by the transaction."""
+
+from .v17 import Odoo17
+
+
+class Odoo19(Odoo17):
+    def arguments(self, cache, args, kwargs):
+        return cache.key(*args, **kwargs)[2:]
+
+    def unwritten(self, model):
+        transaction = model.env.transaction
+        return transaction.field_dirty or transaction.tocompute
