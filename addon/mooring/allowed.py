@@ -7,16 +7,12 @@ _BASE = 'odoo.addons.base.models.'
 METHODS = frozenset(
     f'{_BASE}{module}:{name}.{method}'
     for module, names, methods in (
-        ('ir_asset', ('IrAsset',), ('_get_asset_paths', '_topological_sort')),
+        ('ir_asset', ('IrAsset',), ('_get_asset_paths',)),
         ('ir_qweb', ('IrQWeb', 'IrQweb'), ('_generate_asset_links_cache',)),
-        ('ir_ui_view', ('View', 'IrUiView'), ('_get_view_cache',)),
+        ('ir_ui_view', ('Model', 'Base'), ('_get_view_cache',)),
         ('ir_ui_menu', ('IrUiMenu',), ('load_menus', 'load_menus_root', '_visible_menu_ids')),
         ('ir_actions', ('IrActions', 'IrActionsActions'), ('_get_bindings',)),
-        (
-            'ir_model',
-            ('IrModelFields',),
-            ('_get_fields_cached', 'get_field_string', 'get_field_help', 'get_field_selection'),
-        ),
+        ('ir_model', ('IrModelFields',), ('_get_fields_cached', 'get_field_string', 'get_field_help')),
     )
     for name in names
     for method in methods

@@ -9,8 +9,7 @@ READ = ('.py', '.xml', '.js', '.css', '.scss', '.less', '.csv', '.ts')
 
 
 def code_version(release, folders):
-    """A digest of a release and of everything under some folders, and of where these are: values may hold
-    paths.
+    """A digest of a release and of all files under some folders, and of where they are: values may hold paths.
 
     :param release: the version of Odoo
     :param folders: where modules are
@@ -25,7 +24,6 @@ def code_version(release, folders):
 
     add(release)
     for top in folders:
-        add(top)
         for folder, folders_below, files in os.walk(top):
             folders_below[:] = sorted(below for below in folders_below if below not in ('__pycache__', '.git'))
             for file in sorted(files):

@@ -21,6 +21,9 @@ def canonical(codec, value):
         return b'{%s}' % b','.join(sorted(canonical(codec, part) for part in value))
     if type(value) in (tuple, list):
         return b'(%s)' % b','.join(canonical(codec, part) for part in value)
+    if hasattr(value, '_name') and hasattr(value, '_ids'):
+        # Records, as Odoo's own keys may hold them.
+        return b'r' + canonical(codec, (value._name, value._ids))
     return codec.encode(value)
 
 

@@ -5,6 +5,7 @@ import datetime
 import random
 import unittest
 from collections import OrderedDict, defaultdict
+from types import SimpleNamespace
 
 from mooring.codec import Codec, NotShared
 from mooring.keys import Scope, canonical
@@ -116,6 +117,15 @@ class Keys(unittest.TestCase):
         self.assertEqual(len(keys), 14)
         self.assertEqual(self.key(), self.key())
         self.assertIsNone(self.key(args=(object(),)))
+
+    def test_records_are_told_apart_by_model_and_ids(self):
+        def records(name, *ids):
+            return SimpleNamespace(_name=name, _ids=ids)
+
+        alike = {canonical(CODEC, value) for value in (records('a', 1), records('a', 1))}
+        others = {canonical(CODEC, value) for value in (records('a', 2), records('b', 1), records('a'), ('a', (1,)))}
+        self.assertEqual((len(alike), len(alike | others)), (1, 5))
+        self.assertIsNone(self.key(args=(records('a', object()),)))
 
     def test_sets_are_the_same_however_they_were_made(self):
         names = [f'name {number}' for number in range(100)]

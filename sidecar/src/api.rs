@@ -373,6 +373,9 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let nodes = shared.reports();
     let store_up = shared.directory.store().ping().await.is_ok();
+    if let Some(cache) = &shared.orm_cache {
+        cache.measure();
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], shared.metrics.text(&nodes, store_up, shared.directory.cached()))
         .into_response()

@@ -20,6 +20,7 @@ mod claims;
 mod directory;
 mod figures;
 mod load;
+mod orm_cache;
 mod proxies;
 mod replication;
 mod variants;
@@ -81,6 +82,8 @@ pub struct Options {
 enum Part {
     /// Measure claims, look-ups, changes and memory of the directory beside the same Redis used directly
     Directory(directory::Options),
+    /// Measure the ORM cache's socket beside the same Redis used directly
+    Cache(orm_cache::Options),
     /// Measure how fast sessions reach their standby, beside a Redis session store used directly
     Replication(replication::Options),
 }
@@ -106,6 +109,7 @@ impl Options {
 pub fn run(options: &Options) -> Result<()> {
     match &options.part {
         Some(Part::Directory(options)) => return directory::run(options),
+        Some(Part::Cache(options)) => return orm_cache::run(options),
         Some(Part::Replication(options)) => return replication::run(options),
         None => {}
     }

@@ -153,13 +153,16 @@ impl OrmCache {
         }
     }
 
+    /// Sets the metrics of what is at hand.
+    pub(crate) fn measure(&self) {
+        self.stats.holds(self.memory.len(), self.memory.bytes());
+    }
+
     /// How it stands.
     pub(crate) fn report(&self) -> Report {
-        let (values, bytes) = (self.memory.len(), self.memory.bytes());
-        self.stats.holds(values, bytes);
         Report {
-            values: values as u64,
-            bytes,
+            values: self.memory.len() as u64,
+            bytes: self.memory.bytes(),
             most_bytes: self.most_bytes,
             leases: self.leases.len() as u64,
             sharing: self.shared.as_ref().map(|shared| shared.works()),
