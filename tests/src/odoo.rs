@@ -32,6 +32,8 @@ use crate::{
     say, tools,
 };
 
+mod sharing;
+
 /// An open websocket.
 pub type Websocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -179,6 +181,10 @@ impl Postgres {
 /// Nodes of an Odoo, with one database and one filestore. Dropping it ends and removes it all.
 pub struct Odoo {
     nodes: Vec<Option<Family>>,
+    /// How many workers a node is started with.
+    pub workers: u32,
+    /// The sidecar's socket for the ORM cache of a node; none: it runs without the module.
+    pub cache_sockets: Vec<Option<PathBuf>>,
     postgres: Postgres,
     tree: Tree,
     folder: TempDir,
@@ -196,7 +202,9 @@ impl Odoo {
         say("real Odoo: starting PostgreSQL");
         let postgres = Postgres::start(folder.path()).await?;
         fs::create_dir(folder.path().join("filestore"))?;
-        let odoo = Self { nodes: (0..nodes).map(|_| None).collect(), postgres, tree, folder };
+        let cache_sockets = vec![None; nodes];
+        let nodes_ = (0..nodes).map(|_| None).collect();
+        let odoo = Self { nodes: nodes_, workers: 2, cache_sockets, postgres, tree, folder };
         for place in 0..nodes {
             fs::create_dir_all(odoo.data(place))?;
             symlink(odoo.folder.path().join("filestore"), odoo.data(place).join("filestore"))?;
@@ -233,7 +241,8 @@ impl Odoo {
     pub async fn start(&mut self, place: usize, endpoint: Endpoint) -> Result<()> {
         let Endpoint { http, gevent } = endpoint;
         let mut command = self.command(place);
-        command.args(["--proxy-mode", "--workers=2", "--http-interface=127.0.0.1"]);
+        command.args(["--proxy-mode", &format!("--workers={}", self.workers), "--http-interface=127.0.0.1"]);
+        self.share(place, &mut command)?;
         command.args(["--limit-time-cpu=600", "--limit-time-real=1200"]);
         command.args([format!("--http-port={}", http.port()), format!("--gevent-port={}", gevent.port())]);
         let name = format!("Odoo {}", place + 1);

@@ -1,1 +1,309 @@
-//! Against a real Odoo.
+//! The module in two nodes of a real Odoo, each with a sidecar, on one Redis; and two nodes without it, on the
+//! same database.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
+use harness::{
+    browser,
+    envoy::Endpoint,
+    odoo::{Odoo, Person, Tree},
+    orm_cache::{CacheSidecar, SECRET},
+    process::free_port,
+    redis_servers::Server,
+    say,
+};
+use hyper::Method;
+use serde_json::{Value, json};
+
+const SHARING: [usize; 2] = [0, 1];
+const ALONE: [usize; 2] = [2, 3];
+const WORKERS: u32 = 4;
+/// What it must be told to be invalidated, in Odoo 18.
+const SIGNALS: [&str; 5] = ["default", "assets", "templates", "routing", "groups"];
+
+struct World {
+    odoo: Odoo,
+    places: Vec<SocketAddr>,
+    sidecars: Vec<CacheSidecar>,
+    _redis: Server,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(tree: Tree) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let redis = Server::start(folder.path(), "").await?;
+        let mut odoo = Odoo::install(tree, 4).await?;
+        let mut sidecars = Vec::new();
+        for place in SHARING {
+            let own = folder.path().join(format!("sidecar-{place}"));
+            let sidecar = CacheSidecar::start(&own, Some((redis.address, SECRET)), &[]).await?;
+            odoo.cache_sockets[place] = Some(sidecar.socket.clone());
+            sidecars.push(sidecar);
+        }
+        let mut world = Self { odoo, places: vec![], sidecars, _redis: redis, _folder: folder };
+        world.start_nodes(WORKERS).await?;
+        Ok(world)
+    }
+
+    async fn start_nodes(&mut self, workers: u32) -> Result<()> {
+        self.odoo.workers = workers;
+        self.places.clear();
+        for place in 0..4 {
+            let (http, gevent) =
+                (([127, 0, 0, 1], free_port()?).into(), ([127, 0, 0, 1], free_port()?).into());
+            self.odoo.start(place, Endpoint { http, gevent }).await?;
+            self.places.push(http);
+        }
+        for place in SHARING {
+            let log = self.odoo.logged(place);
+            ensure!(log.contains("the ORM caches are shared through"), "{log}");
+        }
+        Ok(())
+    }
+
+    async fn stop_nodes(&mut self) -> Result<()> {
+        for place in 0..4 {
+            self.odoo.stop(place, rustix::process::Signal::TERM).await?;
+        }
+        Ok(())
+    }
+
+    /// Invalidates caches of every worker.
+    fn invalidate(&self, signals: &[&str]) -> Result<()> {
+        let next = signals.iter().map(|name| format!("nextval('base_cache_signaling_{name}')"));
+        let next = next.collect::<Vec<_>>().join(", ");
+        self.odoo.sql(&format!("SELECT {next}")).map(drop)
+    }
+
+    /// Calls a method as the administrator.
+    async fn call(&self, place: usize, model: &str, method: &str, args: Value, more: Value) -> Result<Value> {
+        let args = json!(["mooring", 2, "admin", model, method, args, more]);
+        let params = json!({"service": "object", "method": "execute_kw", "args": args});
+        let body = json!({"jsonrpc": "2.0", "method": "call", "id": 1, "params": params}).to_string();
+        let mut browser = browser::Browser::new(browser::http1(), self.places[place]);
+        let json = [("content-type", "application/json")];
+        let answer = browser.request(Method::POST, "/jsonrpc", &json, body).await?;
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// The result of a call that succeeds.
+    async fn result(&self, place: usize, model: &str, method: &str, args: Value) -> Result<Value> {
+        let mut answer = self.call(place, model, method, args, json!({})).await?;
+        ensure!(answer.get("result").is_some(), "{model}.{method} answered {answer}");
+        Ok(answer["result"].take())
+    }
+
+    /// What many methods with caches return.
+    async fn values(&self, place: usize) -> Result<Vec<Value>> {
+        let mut values = Vec::new();
+        for model in ["res.partner", "res.users", "ir.ui.view", "mail.message", "res.company"] {
+            let views = json!([[[false, "list"], [false, "form"], [false, "search"]]]);
+            values.push(self.result(place, model, "get_views", views).await?);
+            values.push(self.result(place, model, "fields_get", json!([])).await?);
+        }
+        values.push(self.result(place, "ir.ui.menu", "load_menus", json!([false])).await?);
+        values.push(self.result(place, "ir.ui.menu", "load_menus_root", json!([])).await?);
+        values.push(self.result(place, "ir.model.fields", "get_field_string", json!(["res.partner"])).await?);
+        Ok(values)
+    }
+
+    async fn menu(&self, place: usize) -> Result<String> {
+        Ok(self.result(place, "ir.ui.menu", "load_menus", json!([false])).await?.to_string())
+    }
+}
+
+/// How often each call was computed.
+fn times(calls: Vec<String>) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for call in calls.into_iter().filter(|call| SHARED.iter().any(|name| call.contains(name))) {
+        *times.entry(call).or_insert(0) += 1;
+    }
+    times
+}
+
+/// Those that are shared and cost enough on any machine.
+const SHARED: [&str; 4] =
+    ["_get_asset_paths ", "_get_view_cache ", "load_menus ", "_generate_asset_links_cache "];
+
+#[tokio::test]
+async fn two_nodes_share_what_they_compute() -> Result<()> {
+    let Some(tree) = Tree::from_environment()? else {
+        say("SKIPPED: MOORING_ODOO names no Odoo");
+        return Ok(());
+    };
+    let mut world = World::start(tree).await?;
+    values_are_equal(&world).await?;
+    writes_are_seen_and_rollbacks_are_not(&world).await?;
+    a_storm(&world).await?;
+    world.stop_nodes().await?;
+    world.start_nodes(1).await?;
+    cold_pages(&world).await?;
+    for place in SHARING {
+        let log = world.odoo.logged(place);
+        ensure!(!log.contains("is not shared"), "{log}");
+    }
+    let report = world.sidecars[0].report()?;
+    say(&format!(
+        "real Odoo: {} values in {} KB",
+        report["values"],
+        report["bytes"].as_u64().unwrap_or(0) >> 10
+    ));
+    Ok(())
+}
+
+async fn values_are_equal(world: &World) -> Result<()> {
+    world.invalidate(&SIGNALS)?;
+    let alone = world.values(ALONE[0]).await?;
+    let first = world.values(SHARING[0]).await?;
+    let second = world.values(SHARING[1]).await?;
+    for (number, value) in alone.iter().enumerate() {
+        ensure!(
+            *value == first[number],
+            "value {number} is computed differently:\n{value}\n{}",
+            first[number]
+        );
+        ensure!(
+            *value == second[number],
+            "value {number} was shared as another:\n{value}\n{}",
+            second[number]
+        );
+    }
+    let found: u64 = world.sidecars[1].report()?["methods"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| row["hits"].as_u64().unwrap_or(0) + row["shared"].as_u64().unwrap_or(0))
+        .sum();
+    ensure!(found > 5, "only {found} values were found: {}", world.sidecars[1].report()?);
+    say(&format!(
+        "real Odoo: {} values are equal with and without the cache; {found} were found",
+        alone.len()
+    ));
+    Ok(())
+}
+
+async fn writes_are_seen_and_rollbacks_are_not(world: &World) -> Result<()> {
+    let [a, b] = SHARING;
+    let menus = world.result(a, "ir.ui.menu", "search", json!([[["parent_id", "=", false]]])).await?;
+    let menu = menus[0].clone();
+    for number in 0..20 {
+        let (writer, name) = (SHARING[number % 2], format!("Menu number {number}."));
+        world.menu(b).await?;
+        let write = json!([[menu], {"name": name}]);
+        world.result(writer, "ir.ui.menu", "write", write).await?;
+        for place in [b, a, ALONE[0]] {
+            ensure!(world.menu(place).await?.contains(&name), "write {number} is not seen at {place}");
+        }
+    }
+    let model = json!([[["model", "=", "res.partner"]]]);
+    let model = world.result(a, "ir.model", "search", model).await?;
+    // Writes, computes what depends on it, and fails; with and without the caches being cleared before.
+    for (number, clear) in [true, false, true, false, true, false].into_iter().enumerate() {
+        let sql = format!(
+            "env.cr.execute('''UPDATE ir_ui_menu SET name = '{{\"en_US\": \"NEVER {number}\"}}' WHERE id = {menu}''')"
+        );
+        let write = format!("env['ir.ui.menu'].browse({menu}).write({{'name': 'NEVER {number}'}})");
+        let code = format!(
+            "{}\nenv['ir.ui.menu'].load_menus(False)\nraise UserError('no')",
+            if clear { write } else { sql }
+        );
+        let action = json!([{"name": "x", "model_id": model[0], "state": "code", "code": code}]);
+        let action = world.result(a, "ir.actions.server", "create", action).await?;
+        world.invalidate(&SIGNALS)?;
+        let answer = world.call(a, "ir.actions.server", "run", json!([[action]]), json!({})).await?;
+        ensure!(answer.to_string().contains("UserError"), "{answer}");
+        for place in [b, b, b, b, b, b] {
+            let menu = world.menu(place).await?;
+            ensure!(!menu.contains("NEVER"), "a write that was rolled back is seen at {place}");
+        }
+    }
+    say("real Odoo: 20 writes were seen at the other node at once, 6 that were rolled back never");
+    Ok(())
+}
+
+/// Everybody asks for everything, from all workers at once, just after an invalidation.
+async fn a_storm(world: &World) -> Result<()> {
+    let mut most = [0, 0];
+    for (number, nodes) in [SHARING, ALONE].into_iter().enumerate() {
+        let mut sums: Vec<(usize, usize)> = Vec::new();
+        for _ in 0..3 {
+            world.invalidate(&SIGNALS)?;
+            world.odoo.computed(&nodes)?;
+            let everybody = (0..WORKERS as usize * 6).map(|turn| world.values(nodes[turn % 2]));
+            try_join_all(everybody).await?;
+            let times = times(world.odoo.computed(&nodes)?);
+            most[number] = most[number].max(times.values().copied().max().unwrap_or(0));
+            sums.push((times.len(), times.values().sum()));
+        }
+        let how = ["with Mooring", "without"][number];
+        let sums: Vec<_> =
+            sums.iter().map(|(values, sum)| format!("{values} values, computed {sum} times")).collect();
+        say(&format!(
+            "real Odoo: a storm over 2 nodes with {WORKERS} workers each, {how}: {}; one of them {} times",
+            sums.join("; "),
+            most[number]
+        ));
+    }
+    ensure!(most[0] <= 2, "a value was computed {} times", most[0]);
+    ensure!(most[1] > 2, "without Mooring as well: the test shows nothing");
+    Ok(())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+async fn timed(person: &mut Person, path: &str) -> Result<f64> {
+    let began = Instant::now();
+    let answer = person.get(path).await?;
+    ensure!(answer.status == 200, "{path} got {}", answer.status);
+    Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// A page at a worker whose caches were invalidated, after another node has served it; then once more.
+async fn cold_pages(world: &World) -> Result<()> {
+    let mut people = Vec::new();
+    for place in 0..4 {
+        let mut person = Person::new(&browser::http1(), world.places[place], format!("203.0.113.{place}"));
+        person.log_in().await?;
+        people.push(person);
+    }
+    let mut table = Vec::new();
+    // Routing maps, which cannot be shared, are seldom invalidated.
+    let usual: Vec<&str> = SIGNALS.into_iter().filter(|name| *name != "routing").collect();
+    for (what, signals) in [("all caches", SIGNALS.as_slice()), ("all but routing", &usual)] {
+        let mut times: [[Vec<f64>; 3]; 2] = Default::default();
+        for _ in 0..9 {
+            for (with, nodes) in [SHARING, ALONE].into_iter().enumerate() {
+                world.invalidate(signals)?;
+                for (turn, place) in nodes.into_iter().enumerate() {
+                    times[with][turn].push(timed(&mut people[place], "/odoo").await?);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                times[with][2].push(timed(&mut people[nodes[1]], "/odoo").await?);
+            }
+        }
+        let [with, without] = times.map(|kinds| kinds.map(median));
+        table.push((what, with, without));
+    }
+    for (what, with, without) in &table {
+        for (how, [first, second, warm]) in [("with Mooring", with), ("without", without)] {
+            say(&format!(
+                "real Odoo: /odoo after {what} were invalidated, {how}: first worker {first:.0} ms, second {second:.0} ms, \
+                 warm {warm:.0} ms (second / warm: {:.1})",
+                second / warm
+            ));
+        }
+    }
+    let (_, with, without) = table.first().context("no page")?;
+    ensure!(with[1] < without[1], "the second worker gains nothing: {with:?} {without:?}");
+    Ok(())
+}

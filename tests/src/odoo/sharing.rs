@@ -1,0 +1,75 @@
+//! Nodes whose ORM caches are shared, and what these compute.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Error, Result, ensure};
+
+use super::{DATABASE, OWNER, Odoo, Postgres};
+use crate::tools;
+
+impl Odoo {
+    /// Has a node share its ORM caches, if it is to, and count what they compute.
+    pub(super) fn share(&self, place: usize, command: &mut Command) -> Result<()> {
+        if self.cache_sockets.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let root = crate::root();
+        let tests = root.join("tests/odoo-addons");
+        let folders = [self.tree.folder.join("addons"), root.join("addon"), tests];
+        let folders = folders.map(|folder| folder.display().to_string()).join(",");
+        command.arg("--addons-path").arg(folders).env("MOORING_COUNT", self.count(place));
+        let Some(socket) = &self.cache_sockets[place] else {
+            command.arg("--load=mooring_count,base,web");
+            return Ok(());
+        };
+        let config = self.folder.path().join(format!("node-{}.conf", place + 1));
+        // A machine that is busy with tests is slow.
+        let text = format!(
+            "[options]\n[mooring]\ncache_socket = {}\ntimeout_ms = 500\nwait_ms = 4000\n",
+            socket.display()
+        );
+        fs::write(&config, text)?;
+        command.arg("--config").arg(config).arg("--load=mooring_count,mooring,base,web");
+        Ok(())
+    }
+
+    fn count(&self, place: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{}.computed", place + 1))
+    }
+
+    /// What the ORM caches of some nodes computed since this was asked last, a call a line.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn computed(&self, places: &[usize]) -> Result<Vec<String>> {
+        let mut calls = Vec::new();
+        for place in places {
+            let path = self.count(*place);
+            calls.extend(fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned));
+            fs::write(path, "")?;
+        }
+        Ok(calls)
+    }
+
+    /// What a statement prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn sql(&self, statement: &str) -> Result<String> {
+        let psql =
+            tools::on_path("psql").map_or_else(|| Ok(Postgres::programs()?.join("psql")), Ok::<_, Error>)?;
+        let mut command = Command::new(psql);
+        command
+            .arg("--host")
+            .arg(&self.postgres.sockets)
+            .args(["-qAt", "-U", OWNER, DATABASE, "-c", statement]);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// What a node has logged.
+    pub fn logged(&self, place: usize) -> String {
+        fs::read_to_string(self.log(place)).unwrap_or_default()
+    }
+}
