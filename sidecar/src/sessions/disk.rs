@@ -12,8 +12,8 @@ use std::{
 use affinity::SessionKey;
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod,
-        fchown, fstat, futimens, mkdirat, openat, renameat, statat, unlinkat,
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+        fchmod, fchown, fstat, futimens, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
     process::geteuid,
@@ -109,8 +109,11 @@ impl Disk {
         }
         let present = present.iter().flat_map(Snapshot::files).collect::<Vec<_>>();
         for file in snapshot.files() {
-            if !present.iter().any(|there| there.sid == file.sid && there.content == file.content) {
-                self.write_file(snapshot.layout, file)?;
+            let there = present.iter().find(|there| there.sid == file.sid);
+            if there.is_none_or(|there| there.content != file.content)
+                && !self.write_file(snapshot.layout, file, there.is_none())?
+            {
+                return Ok(false);
             }
         }
         for there in present {
@@ -226,8 +229,10 @@ impl Disk {
         }
     }
 
-    /// Writes one file as Odoo does: a temporary one beside the folders, then its name.
-    fn write_file(&self, layout: Layout, file: &File) -> io::Result<()> {
+    /// Writes one file as Odoo does: a temporary one beside the folders, then its name. One that is `new` takes
+    /// the place of none: Odoo 19 deletes a session's files and saves them anew within one request. Returns
+    /// whether it was done.
+    fn write_file(&self, layout: Layout, file: &File, new: bool) -> io::Result<bool> {
         let root =
             openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let owner = fstat(&root)?;
@@ -237,7 +242,7 @@ impl Disk {
         };
         let name = temporary_name();
         let temporary = openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?;
-        let write = || -> io::Result<()> {
+        let write = || -> io::Result<bool> {
             let mut temporary = fs::File::from(temporary);
             temporary.write_all(&file.content)?;
             give(&temporary, &owner)?;
@@ -252,11 +257,23 @@ impl Disk {
                     },
                 },
             )?;
-            Ok(renameat(&root, &name, &folder, layout.name(&file.sid))?)
+            let to = layout.name(&file.sid);
+            let flags = if new { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+            match renameat_with(&root, &name, &folder, &to, flags) {
+                Ok(()) => Ok(true),
+                Err(Errno::EXIST) if read_file(&folder, layout, file.sid.clone())?.is_some() => Ok(false),
+                // What Odoo could not use either; or a file system that knows no such flag, as NFS.
+                Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
+                    Ok(renameat(&root, &name, &folder, &to).map(|()| true)?)
+                }
+                Err(error) => Err(error.into()),
+            }
         };
-        write().inspect_err(|_| {
+        let written = write();
+        if !matches!(written, Ok(true)) {
             let _ = unlinkat(&root, &name, AtFlags::empty());
-        })
+        }
+        written
     }
 
     fn make_folder(&self, root: &OwnedFd, owner: &Stat, layout: Layout, sid: &Sid) -> io::Result<OwnedFd> {
@@ -396,6 +413,9 @@ mod tests {
         assert!(disk.write(&second, Some(&both)).unwrap());
         assert_eq!(disk.read(&place_of(&both).unwrap()).unwrap(), Some(second));
         assert!(other.exists());
+        // Odoo saves it between the look and the write.
+        assert!(!disk.write_file(Layout::Folders, &file("2", "newest"), true).unwrap());
+        assert!(disk.write_file(Layout::Folders, &file("2", "newest"), false).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
     }
 
