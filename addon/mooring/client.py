@@ -47,13 +47,13 @@ class _Connection:
 
     def receive(self, patience):
         """The kind and the body of the next frame."""
-        deadline = time.monotonic() + patience
-        length, version, kind = struct.unpack('>IBB', self._exactly(6, deadline))
+        length, version, kind = struct.unpack('>IBB', self._exactly(6, patience))
         if version != VERSION or not 2 <= length <= LONGEST:
             raise _Answer(f'version {version}, {length} bytes')
-        return kind, self._exactly(length - 2, deadline)
+        return kind, self._exactly(length - 2, patience)
 
-    def _exactly(self, length, deadline):
+    def _exactly(self, length, patience):
+        deadline = time.monotonic() + patience
         buffer = bytearray(length)
         view = memoryview(buffer)
         while view:
@@ -108,12 +108,13 @@ class Client:
         """Publishes a value that took `cost` seconds to compute."""
         head = struct.pack('>QQ', lease, int(cost * 1e6))
         parts = (key, head, scope.family, scope.generation, _label(scope.cache, method), value)
-        self._tell(PUT, *parts)
+        # A long value takes a moment; what it takes is little beside what it took.
+        self._tell(PUT, *parts, patience=self._timeout + min(cost / 10, TOLD))
 
     def release(self, key, lease):
         """Lets somebody else compute a value."""
         if lease:
-            self._tell(RELEASE, key, struct.pack('>Q', lease))
+            self._tell(RELEASE, key, struct.pack('>Q', lease), patience=self._timeout)
 
     def invalidate(self, scope):
         """Says that whatever the scope's cache has of other generations is of no use any more."""
@@ -131,10 +132,10 @@ class Client:
         while self._idle:
             self._idle.pop().close()
 
-    def _tell(self, kind, *parts):
+    def _tell(self, kind, *parts, patience):
         def tell(connection):
-            connection.send(kind, *parts, patience=self._timeout)
-            answer, _ = connection.receive(self._timeout)
+            connection.send(kind, *parts, patience=patience)
+            answer, _ = connection.receive(patience)
             if answer != DONE:
                 raise _Answer(f'an answer of kind {answer:#x}')
 
