@@ -10,7 +10,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::Semaphore,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{
@@ -127,9 +127,9 @@ impl Connection {
         let cache = Arc::clone(&self.cache);
         let looking = cache.get(get);
         tokio::pin!(looking);
-        let mut ticks = interval(TELL);
+        // Not now: a tick that is due at once takes a millisecond all the same.
+        let mut ticks = interval_at(Instant::now() + TELL, TELL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
         let answer = loop {
             tokio::select! {
                 answer = &mut looking => break answer,
