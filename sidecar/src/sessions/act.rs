@@ -45,6 +45,12 @@ impl Carrier {
         copy: Option<Option<Copy>>,
     ) -> Result<Next, Problem> {
         let Here { seen, snapshot, local } = here;
+        if let Some(Some(present)) = &copy
+            && present.ended
+        {
+            // A store that forgets this must be told, also if it was another node that saw it.
+            self.state().ended.remember(key);
+        }
         let is_new = local.is_some_and(|local| known.is_none_or(|known| known.digest != local.digest));
         let done = Ok(Next::Done(None));
         match (action, copy) {
