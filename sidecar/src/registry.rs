@@ -72,6 +72,8 @@ struct Nodes {
     cron: Option<LeaseHolder>,
     /// Those that the sidecar beside them carries sessions of, as it registers them.
     carried: BTreeMap<NodeId, Registered>,
+    /// When that was read: nobody hears of a store that is gone.
+    heard: Option<Instant>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
     /// Sessions that began through this sidecar since.
@@ -156,6 +158,7 @@ impl Registry {
         }
         let carried = roster.nodes.iter().filter(|it| it.node.carries);
         let carried = carried.filter(|it| !self.carrying.contains(&it.node.id));
+        nodes.heard = Some(Instant::now());
         nodes.carried = carried.map(|it| (it.node.id.clone(), it.clone())).collect();
         let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
         let mut remote = Vec::new();
@@ -281,7 +284,9 @@ impl Nodes {
     /// What is registered of a node that the sidecar beside it takes for down. It sees more than a probe
     /// from elsewhere: a disk that is full, for one.
     fn given_up(&self, id: &NodeId) -> Option<&Registered> {
-        let down = |it: &&Registered| it.node.state == NodeState::Down && it.age <= HEARTBEAT_PATIENCE;
+        let silent = self.heard.map_or(Duration::ZERO, |heard| heard.elapsed());
+        let down =
+            |it: &&Registered| it.node.state == NodeState::Down && it.age + silent <= HEARTBEAT_PATIENCE;
         self.carried.get(id).filter(down)
     }
 
