@@ -43,6 +43,14 @@ fn service(node: &str) -> String {
     node.replace("odoo", "standin")
 }
 
+/// Somebody's next request is served by another node, logged in; returns where they were.
+async fn goes_on_elsewhere(person: &mut Person) -> Result<String> {
+    let answer = person.browser.get("/odoo").await?;
+    let is_elsewhere = answer.login() == person.login && answer.node() != person.node;
+    ensure!(is_elsewhere, "{} as {:?}", answer.node(), answer.login());
+    Ok(std::mem::replace(&mut person.node, answer.node().to_owned()))
+}
+
 #[tokio::test]
 async fn the_story_of_the_stack() -> Result<()> {
     let engine = match Engine::start().await {
@@ -87,15 +95,8 @@ async fn the_story_of_the_stack() -> Result<()> {
     println!("alice is on {}", alice.node);
 
     engine.compose(&["--profile", "demo", "kill", &service(&alice.node)])?;
-    let answer = alice.browser.get("/odoo").await?;
-    ensure!(
-        answer.login() == "alice" && answer.node() != alice.node,
-        "{} as {:?}",
-        answer.node(),
-        answer.login()
-    );
-    println!("{} was killed; she goes on at {}", alice.node, answer.node());
-    let killed = std::mem::replace(&mut alice.node, answer.node().to_owned());
+    let killed = goes_on_elsewhere(&mut alice).await?;
+    println!("{killed} was killed; she goes on at {}", alice.node);
     alice.works().await?;
 
     engine.compose(&["--profile", "demo", "start", &service(&killed)])?;
@@ -112,14 +113,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     let drained =
         engine.compose(&["exec", "-T", "mooring", "mooring", "drain", &alice.node, "--move", "--wait"])?;
     println!("{}", drained.trim());
-    let answer = alice.browser.get("/odoo").await?;
-    ensure!(
-        answer.login() == "alice" && answer.node() != alice.node,
-        "{} as {:?}",
-        answer.node(),
-        answer.login()
-    );
-    let drained = std::mem::replace(&mut alice.node, answer.node().to_owned());
+    let drained = goes_on_elsewhere(&mut alice).await?;
     engine.compose(&["--profile", "demo", "restart", &service(&drained)])?;
     engine.compose(&["exec", "-T", "mooring", "mooring", "undrain", &drained])?;
     alice.works().await?;
