@@ -40,6 +40,8 @@ use crate::{
 const LARGEST_BODY: usize = 4 << 10;
 /// The most sessions that are moved at once; each is under 60 bytes of JSON.
 pub(crate) const MOST_MOVED: usize = 64;
+/// The longest lease of scheduled jobs, in milliseconds: as `mooring cron` can be told.
+const LONGEST_LEASE_MS: u64 = 3_600_000;
 /// The longest that a watch waits, whatever it asks for.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);
 
@@ -227,6 +229,9 @@ async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
 
 /// Gives the lease of scheduled jobs to one who asks.
 async fn lease(State(shared): State<Arc<Shared>>, Json(request): Json<LeaseRequest>) -> Response {
+    if request.for_ms > LONGEST_LEASE_MS {
+        return bad(format!("for_ms: expected {LONGEST_LEASE_MS} at most"));
+    }
     match shared.directory.store().lease(&request).await {
         Ok(reply) => Json(reply).into_response(),
         Err(error) => unavailable(&error),

@@ -29,10 +29,8 @@ const LARGEST: u64 = 256 << 10;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Without NONBLOCK a pipe would hold up whoever opens it.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
-
-/// What a session takes on most disks.
-const ONE_SESSION: usize = 4096;
+pub(super) const NEW: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
 
 /// A sessions directory.
 #[derive(Clone, Debug)]
@@ -178,49 +176,15 @@ impl Disk {
         Ok(true)
     }
 
-    /// Whether this process may write files that the directory's owner can read.
-    ///
-    /// # Errors
-    /// If it may not, or the directory is not there.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        let root =
-            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let owner = fstat(&root)?.st_uid;
-        if !geteuid().is_root() && geteuid().as_raw() != owner {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!(
-                    "it belongs to user {owner}: run the sidecar as that user, who is Odoo's, or as root"
-                ),
-            ));
-        }
-        let name = temporary_name();
-        drop(openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?);
-        Ok(unlinkat(&root, &name, AtFlags::empty())?)
-    }
-
-    /// Whether a session can be written now.
-    ///
-    /// # Errors
-    /// If not: the disk is full, or broken. A directory that is not there yet is fine.
-    pub(crate) fn has_room(&self) -> io::Result<()> {
+    /// Opens the directory.
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = match openat(CWD, &self.root, flags, Mode::empty()) {
-            Ok(root) => root,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let name = temporary_name();
-        let mut file = fs::File::from(openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?);
-        let written = file.write_all(&[0; ONE_SESSION]);
-        unlinkat(&root, &name, AtFlags::empty())?;
-        written
+        Ok(openat(CWD, &self.root, flags, Mode::empty())?)
     }
 
     /// The folder of a session's files, if it is there.
     fn folder(&self, layout: Layout, sid: &Sid) -> io::Result<Option<OwnedFd>> {
-        let root =
-            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = self.open()?;
         let Some(name) = layout.folder(sid) else { return Ok(Some(root)) };
         match openat(&root, name, FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some(folder)),
@@ -233,8 +197,7 @@ impl Disk {
     /// the place of none: Odoo 19 deletes a session's files and saves them anew within one request. Returns
     /// whether it was done.
     fn write_file(&self, layout: Layout, file: &File, new: bool) -> io::Result<bool> {
-        let root =
-            openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = self.open()?;
         let owner = fstat(&root)?;
         let folder = match self.folder(layout, &file.sid)? {
             Some(folder) => folder,
@@ -297,7 +260,7 @@ impl Disk {
     }
 }
 
-fn temporary_name() -> String {
+pub(super) fn temporary_name() -> String {
     // Odoo ignores what ends like its own temporary files.
     format!("mooring-{:016x}.__wz_sess", rand::random::<u64>())
 }
@@ -378,7 +341,8 @@ mod tests {
     fn what_is_written_is_read_with_its_time_and_for_odoo_only() {
         for layout in [Layout::Folders, Layout::Flat] {
             let (folder, disk) = disk();
-            disk.check().unwrap();
+            crate::sessions::check(disk.root()).unwrap();
+            crate::sessions::has_room(disk.root()).unwrap();
             let snapshot = Snapshot::new(layout, vec![file("1", "one")]).unwrap();
             let place = place_of(&snapshot).unwrap();
             assert_eq!(disk.read(&place).unwrap(), None);

@@ -1,11 +1,7 @@
 //! Odoo's sessions, carried from node to node: files are watched and published, sealed, and written where
 //! they are needed.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use affinity::{Membership, NodeId, NodeState, wire::CarriedReport};
 use tokio::{
@@ -35,25 +31,11 @@ mod settle;
 mod snapshot;
 mod step;
 mod watch;
+mod writable;
 
 pub(crate) use seal::{SIGNATURE, Sealer};
 pub(crate) use settle::{Brought, bring, end, may_take_over, settled};
-
-/// Whether the sessions of a directory can be carried by this process.
-///
-/// # Errors
-/// If not.
-pub(crate) fn check(directory: &Path) -> std::io::Result<()> {
-    Disk::new(directory.to_owned()).check()
-}
-
-/// Whether Odoo can write sessions in a directory now.
-///
-/// # Errors
-/// If not.
-pub(crate) fn has_room(directory: &Path) -> std::io::Result<()> {
-    Disk::new(directory.to_owned()).has_room()
-}
+pub(crate) use writable::{check, has_room};
 
 /// How often everything is looked at, whatever happened.
 const EVERY: Duration = Duration::from_secs(600);

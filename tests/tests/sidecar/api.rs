@@ -160,3 +160,16 @@ async fn who_asks_too_much_at_once_is_refused() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn nobody_has_scheduled_jobs_for_ever() -> Result<()> {
+    let sidecar = Sidecar::start(&[absent("a")], &[]).await?;
+    for (for_ms, status) in [(3_600_000, 200), (3_600_001, 400), (u64::MAX, 400)] {
+        let body = format!(r#"{{"name":"here","token":1,"for_ms":{for_ms},"held":true}}"#);
+        let request = Request::post(format!("http://{}/v1/cron", sidecar.address));
+        let request = request.header("content-type", "application/json").body(Full::new(body.into()))?;
+        let answer = browser::send(&browser::http1(), request).await?;
+        ensure!(answer.status == status, "{for_ms} got {}: {}", answer.status, answer.text());
+    }
+    Ok(())
+}
