@@ -149,13 +149,13 @@ async fn steal(mut browser: Browser, notices: Arc<Mutex<Notices>>, caught: Arc<A
             let number = rand::random_range(0..notices.dead.len().max(1));
             notices.dead.get(number).cloned()
         };
-        let Some((sid, since)) = dead else { continue };
+        let Some((sid, session)) = dead else { continue };
         browser.sid = Some(sid);
         // Who gets no answer has nothing.
         let Ok(answer) = browser.get("/odoo").await else { continue };
         if !answer.login().is_empty() {
             let mut notices = notices.lock().expect("no panic");
-            notices.troubles.push(Trouble::new(Wrong::Stolen, Some(&answer), since));
+            notices.troubles.push(Trouble::new(Wrong::Stolen, Some(&answer), session));
             notices.story(format!("a session of {} is valid again at {}", answer.login(), answer.node()));
         }
     }

@@ -15,6 +15,23 @@ pub enum Wrong {
     Stolen,
 }
 
+/// Which session it happened to.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// When it began, or ended if it was logged out.
+    pub since: Instant,
+    /// The node that answered then.
+    pub node: String,
+}
+
+impl Session {
+    /// It begins, or ends, with this answer.
+    pub fn now(answer: Option<&Answer>) -> Self {
+        let node = answer.map(|answer| answer.node().to_owned()).unwrap_or_default();
+        Self { since: Instant::now(), node }
+    }
+}
+
 /// Something that must not happen, and what may explain it.
 #[derive(Debug)]
 pub struct Trouble {
@@ -22,15 +39,14 @@ pub struct Trouble {
     /// The node that answered, if one did.
     pub node: String,
     pub status: Option<u16>,
-    /// When their session began, or ended if it was logged out.
-    pub since: Instant,
+    pub session: Session,
     pub when: Instant,
 }
 
 impl Trouble {
-    pub fn new(wrong: Wrong, answer: Option<&Answer>, since: Instant) -> Self {
+    pub fn new(wrong: Wrong, answer: Option<&Answer>, session: Session) -> Self {
         let node = answer.map(|answer| answer.node().to_owned()).unwrap_or_default();
-        Self { wrong, node, status: answer.map(|answer| answer.status), since, when: Instant::now() }
+        Self { wrong, node, status: answer.map(|answer| answer.status), session, when: Instant::now() }
     }
 }
 
@@ -47,7 +63,7 @@ pub struct Notices {
     gaps: Vec<Duration>,
     pub sockets: Sockets,
     /// Session ids that were logged out, and when.
-    pub dead: Vec<(String, Instant)>,
+    pub dead: Vec<(String, Session)>,
     /// Who is still logged in, with their ids.
     pub alive: Vec<(String, String)>,
     /// What went wrong, to be told.

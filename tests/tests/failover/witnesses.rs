@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     bus::{Bus, Jar},
-    notices::{Notices, Trouble, Wrong},
+    notices::{Notices, Session, Trouble, Wrong},
 };
 
 /// One of so many holds a websocket open.
@@ -59,8 +59,8 @@ impl Witnesses {
                 workers.push(tokio::spawn(async move { bus.hold(&stop).await }));
             }
             let random = StdRng::seed_from_u64(seed);
-            let since = Instant::now();
-            people.push(Person { browser, login, random, jar, pace, logged_in: false, since });
+            let session = Session::now(None);
+            people.push(Person { browser, login, random, jar, pace, logged_in: false, session });
         }
         let log_in = async |mut person: Person| {
             person.log_in(&notices).await;
@@ -93,8 +93,7 @@ struct Person {
     /// How much longer than usual a page is looked at, as a factor.
     pace: f64,
     logged_in: bool,
-    /// When their session began.
-    since: Instant,
+    session: Session,
 }
 
 impl Person {
@@ -134,7 +133,7 @@ impl Person {
     fn failed(&self, what: &str, answer: &Result<Answer>, notices: &Mutex<Notices>) {
         let mut notices = notices.lock().expect("no panic");
         notices.requests += 1;
-        notices.troubles.push(Trouble::new(Wrong::Get, answer.as_ref().ok(), self.since));
+        notices.troubles.push(Trouble::new(Wrong::Get, answer.as_ref().ok(), self.session.clone()));
         notices.story(format!("{what} of {}: {}", self.login, outcome(answer)));
     }
 
@@ -149,7 +148,7 @@ impl Person {
         let form = format!("csrf_token={token}&login={0}&password=pw-{0}&redirect=/odoo", self.login);
         let kind = "application/x-www-form-urlencoded";
         let answer = self.request(Method::POST, "/web/login", kind, form).await;
-        self.since = Instant::now();
+        self.session = Session::now(answer.as_ref().ok());
         // Who is not logged in tries again.
         self.logged_in = answer.is_ok_and(|answer| answer.status == 303 && answer.login() == self.login);
         self.jar.lock().expect("no panic").logins += 1;
@@ -201,7 +200,7 @@ impl Person {
                 notices.requests += 1;
                 // The answer came, so it is believed.
                 if self.browser.sid != before {
-                    notices.dead.extend(before.map(|sid| (sid, Instant::now())));
+                    notices.dead.extend(before.map(|sid| (sid, Session::now(Some(&answer)))));
                 }
             }
             failed => self.failed("logout", &failed, notices),
@@ -239,15 +238,17 @@ impl Person {
         match answer.login() {
             "" if is_back => notices.detours += 1,
             "" => {
-                notices.troubles.push(Trouble::new(Wrong::Logout, Some(answer), self.since));
+                notices.troubles.push(Trouble::new(Wrong::Logout, Some(answer), self.session.clone()));
                 self.logged_in = false;
                 self.share();
             }
             _ => notices.wrong_user += 1,
         }
         notices.story(format!(
-            "{what} of {}: {} at {} as {:?}{}",
+            "{what} of {}, logged in at {} {:.1?} ago: {} at {} as {:?}{}",
             self.login,
+            self.session.node,
+            self.session.since.elapsed(),
             answer.status,
             answer.node(),
             answer.login(),
