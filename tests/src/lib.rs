@@ -14,6 +14,7 @@ pub mod orm_cache;
 pub mod person;
 pub mod process;
 pub mod redis_servers;
+pub mod schema;
 pub mod small_disk;
 pub mod stack;
 pub mod tools;

@@ -43,7 +43,7 @@ impl fmt::Display for Built {
 
 /// Builds everything that a user runs.
 pub fn all() -> Result<Built> {
-    cargo(&["build", "--release", "--package", "mooring", "--package", "odoo-standin"])?;
+    cargo(&["build", "--release", "--bin", "mooring", "--bin", "odoo-standin"])?;
     filter()
 }
 

@@ -2,9 +2,10 @@
 
 use std::{process::Command, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use console::style;
 use harness::tools;
+use serde_json::{Value, json};
 
 use crate::{
     build::{self, cargo},
@@ -17,11 +18,9 @@ const SUITES: [Suite; 8] = [
     ("tools", tools_are_there),
     ("format and lints", lints),
     ("build", everything_is_built),
-    ("unit and property tests", || {
-        cargo(&["test", "--release", "--workspace", "--exclude", "mooring-tests", "--exclude", "wasm-host"])
-    }),
+    ("unit and property tests", unit_tests),
     ("affinity in wasm, under Node.js", affinity_in_wasm),
-    ("the filter under wasmtime", || cargo(&["test", "--release", "--package", "wasm-host"])),
+    ("the filter under wasmtime", || tests_of("wasm-host")),
     ("end to end", end_to_end),
     ("the demo's story", demo::once),
 ];
@@ -116,5 +115,26 @@ fn end_to_end() -> Result<()> {
     if std::env::var_os("MOORING_ODOO").is_none() {
         println!("{}", style("SKIPPED: tests against a real Odoo; MOORING_ODOO names none").yellow());
     }
-    cargo(&["test", "--release", "--package", "mooring-tests"])
+    tests_of("mooring-tests")
+}
+
+fn unit_tests() -> Result<()> {
+    cargo(&["test", "--release", "--workspace", "--lib", "--bins"])?;
+    cargo(&["test", "--release", "--workspace", "--doc"])?;
+    tests_of("mooring-affinity")
+}
+
+/// Runs a package's integration tests. `--package` would choose other features for what they depend on, and
+/// build it all once more.
+fn tests_of(package: &str) -> Result<()> {
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(harness::root());
+    let metadata: Value = serde_json::from_slice(&metadata.output().context("cannot start cargo")?.stdout)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.filter(|it| it["name"] == package).flat_map(|it| it["targets"].as_array());
+    let tests = targets.flatten().filter(|target| target["kind"] == json!(["test"]));
+    let names: Vec<&str> = tests.filter_map(|test| test["name"].as_str()).collect();
+    ensure!(!names.is_empty(), "{package} has no tests");
+    let arguments = names.into_iter().flat_map(|name| ["--test", name]);
+    cargo(&["test", "--release", "--workspace"].into_iter().chain(arguments).collect::<Vec<_>>())
 }

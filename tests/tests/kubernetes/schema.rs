@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::tools;
+use harness::{schema, tools};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Service},
@@ -89,9 +89,7 @@ fn set_defaults(value: &mut Value, schema: &Value) {
 
 /// What is wrong with an object, by its schema.
 fn problems(object: &Value, schema: &Value) -> Result<Vec<String>> {
-    let validator = jsonschema::draft4::new(schema).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let mut found: Vec<String> =
-        validator.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let mut found = schema::problems(object, schema)?;
     for field in ["apiVersion", "kind", "metadata", "spec"] {
         ensure!(object.get(field).is_some(), "{} has no {field}", title(object));
     }
