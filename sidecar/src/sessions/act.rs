@@ -98,11 +98,12 @@ impl Carrier {
                 done
             }
             (Action::Remove, _) => {
+                // Before its files go: what is not known any more nobody else has removed.
+                self.state().known.remove(&key);
                 if let Some(place) = job.place.clone() {
                     self.on_disk(move |disk| disk.remove(&place)).await?;
                     self.metrics.copies(&self.node, CopyOutcome::Removed);
                 }
-                self.state().known.remove(&key);
                 done
             }
             (Action::Vanished, Some(present)) => {

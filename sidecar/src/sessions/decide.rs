@@ -31,13 +31,15 @@ pub(super) enum Action {
 
 /// Decides for the node `me`.
 ///
-/// `had`: the version that its disk agreed with last, 0 for none. `deleted`: there were files, and somebody
+/// `had`: the version that its disk agreed with last, 0 for none. `owned`: the last epoch in which it owned the
+/// session, 0 for none. `deleted`: there were files, and somebody
 /// else than this process took them away. `copy`: what the store has, if anything. `holds`: whether the node
 /// is to have a copy.
 pub(super) fn decide(
     me: &NodeId,
     local: Option<Local>,
     had: u64,
+    owned: u64,
     deleted: bool,
     copy: Option<&Copy>,
     holds: bool,
@@ -51,6 +53,8 @@ pub(super) fn decide(
         };
     };
     let owns = copy.owner.node == *me;
+    // What its Odoo was writing when the session moved; see `Copy::takes`.
+    let owned_last = owned > 0 && owned + 1 == copy.owner.epoch;
     match local {
         Some(_) if copy.ended => Action::Remove,
         None if copy.ended => Action::Nothing,
@@ -76,7 +80,9 @@ pub(super) fn decide(
         }
         // A node that was away has another version to start from; and Odoo may save an anonymous session
         // under the id of somebody's that it does not have.
-        Some(local) if owns && had == copy.version && (copy.anonymous || !local.anonymous) => {
+        Some(local)
+            if (owns || owned_last) && had == copy.version && (copy.anonymous || !local.anonymous) =>
+        {
             Action::Publish(copy.version)
         }
         Some(_) => {
@@ -121,7 +127,7 @@ mod tests {
 
     #[track_caller]
     fn expect(action: Action, local: Option<Local>, had: u64, copy: Option<&Copy>, holds: bool) {
-        assert_eq!(decide(&node("me"), local, had, false, copy, holds), action);
+        assert_eq!(decide(&node("me"), local, had, 0, false, copy, holds), action);
     }
 
     #[test]
@@ -161,8 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn what_it_was_writing_when_the_session_moved_is_published() {
+        let copy = Copy { owner: Owner { node: node("other"), epoch: 5 }, ..copy("other", 3) };
+        let decide = |local, had, owned| decide(&node("me"), local, had, owned, false, Some(&copy), false);
+        assert_eq!(decide(local(2), 3, 4), Action::Publish(3));
+        assert_eq!(decide(local(1), 3, 4), Action::Agree);
+        let nobody = Some(Local { digest: [2; 16], anonymous: true });
+        for (local, had, owned) in [(local(2), 2, 4), (local(2), 3, 3), (local(2), 3, 0), (nobody, 3, 4)] {
+            assert_eq!(decide(local, had, owned), Action::Remove);
+        }
+    }
+
+    #[test]
     fn what_is_gone_was_there() {
-        let gone = |copy: Option<&Copy>| decide(&node("me"), None, 3, true, copy, true);
+        let gone = |copy: Option<&Copy>| decide(&node("me"), None, 3, 0, true, copy, true);
         assert_eq!(gone(None), Action::Vanished);
         for owner in ["me", "other"] {
             // Also if the store was filled again meanwhile, or only knows a claim.

@@ -24,6 +24,8 @@ mod decide;
 mod disk;
 mod goner;
 mod holders;
+#[cfg(test)]
+mod hostile;
 mod layout;
 mod memory;
 mod seal;

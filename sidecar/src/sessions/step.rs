@@ -119,7 +119,8 @@ impl Carrier {
         let was_here = is_present && copy.is_some_and(|copy| copy.owner.node == self.node);
         let deleted = local.is_none() && (known.is_some() || was_here);
         let holds = job.wanted || copy.is_some_and(|copy| self.holds(key, &copy.owner.node));
-        Some(decide(&self.node, local, had, deleted, copy, holds))
+        let owned = known.map_or(0, |known| known.epoch);
+        Some(decide(&self.node, local, had, owned, deleted, copy, holds))
     }
 
     pub(super) fn opened(&self, key: SessionKey, copy: &Copy) -> Result<Option<Snapshot>, Problem> {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use affinity::SessionKey;
 use anyhow::Result;
 use futures::{StreamExt, stream};
 use harness::browser::{Answer, Browser, Connections, Method};
@@ -244,9 +245,11 @@ impl Person {
             }
             _ => notices.wrong_user += 1,
         }
+        let key = self.browser.sid.as_ref().map(|sid| SessionKey::of_session_id(sid.as_bytes()).to_string());
         notices.story(format!(
-            "{what} of {}, logged in at {} {:.1?} ago: {} at {} as {:?}{}",
+            "{what} of {} ({}), logged in at {} {:.1?} ago: {} at {} as {:?}{}",
             self.login,
+            key.unwrap_or_default(),
             self.session.node,
             self.session.since.elapsed(),
             answer.status,
