@@ -63,8 +63,9 @@ impl Carrier {
             (Action::Publish(base), _) => {
                 let Some(snapshot) = &snapshot else { return done };
                 match self.publish(key, base, known, snapshot).await? {
-                    Published::Stored { epoch, version } => {
-                        self.learn(key, snapshot, version, epoch, true);
+                    Published::Stored { owner, version } => {
+                        // Who owned it last may have more to tell: a rotation writes two files.
+                        self.learn(key, snapshot, version, owner.epoch, owner.node == self.node);
                         done
                     }
                     Published::Refused(present) => Ok(Next::Compare(Some(present))),

@@ -72,9 +72,9 @@ pub(crate) struct Publication {
 /// What became of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// It is in the store: its owner's epoch, and its version.
+    /// It is in the store, with this version.
     Stored {
-        epoch: u64,
+        owner: Owner,
         version: u64,
     },
     Refused(Copy),

@@ -106,7 +106,6 @@ impl Night {
         for story in ours.stories.iter().chain(&town.complaints()) {
             println!("    {story}");
         }
-        std::fs::write("/tmp/night.log", town.logs()?)?;
         if let Some(excuse) = &excuse {
             let all = ours.troubles.len();
             ours.troubles.retain(|trouble| !(excuse.holds)(trouble));

@@ -179,7 +179,7 @@ impl Writer {
         let wanted = Record { owner: copy.owner.clone(), expires };
         records.set(key, stored.as_ref(), &wanted)?;
         records.set_copy(key, &copy)?;
-        Ok(Published::Stored { epoch: copy.owner.epoch, version: copy.version })
+        Ok(Published::Stored { owner: copy.owner, version: copy.version })
     }
 
     /// Lets a record live until `expires`, if that is `least` seconds longer than it would.

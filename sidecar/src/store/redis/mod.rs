@@ -343,11 +343,12 @@ impl Store for Redis {
         script.arg(new.node.as_str()).arg(new.epoch).arg(new.base).arg(&new.digest[..]);
         script.arg(u8::from(new.anonymous)).arg(&new.seal[..]).arg(key.to_string());
         script.arg(lifetime.as_millis() as u64);
-        let (stored, epoch, version): (bool, u64, u64) =
+        let (stored, node, epoch, version): (bool, String, u64, u64) =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if stored {
             self.announce_copy(key, ("published", new.node.to_string())).await;
-            return Ok(Published::Stored { epoch, version });
+            let node = NodeId::new(node).map_err(|error| StoreError::Foreign(error.to_string()))?;
+            return Ok(Published::Stored { owner: Owner { node, epoch }, version });
         }
         let gone = || StoreError::Unreachable("the session expired meanwhile".into());
         self.copy(key).await?.map(Published::Refused).ok_or_else(gone)

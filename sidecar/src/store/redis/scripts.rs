@@ -177,7 +177,7 @@ return {1, {ARGV[2], lasts}}
 /// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
 /// the node; 2: the epoch it knew last, or 0; 3: the version it started from; 4: the digest; 5: 1 if anonymous; 6: the
 /// seal; 7: the session's key; 8: how long the record lives at least, in milliseconds. Returns whether it
-/// is stored, the epoch and the version.
+/// is stored, the owner, its epoch and the version.
 pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
@@ -189,7 +189,7 @@ end
 version = version or '0'
 local may = node == ARGV[1] or (ARGV[3] ~= '0' and ARGV[2] ~= '0' and ARGV[2] + 1 == tonumber(epoch))
 if ended or not may or version ~= ARGV[3] or (anonymous == '0' and ARGV[5] == '1') then
-    return {0, 0, 0}
+    return {0, '', 0, 0}
 end
 version = string.format('%.0f', version + 1)
 redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'version', version, 'digest', ARGV[4],
@@ -200,7 +200,7 @@ end
 if KEYS[2] then
     tell(KEYS[2], KEYS[3], 'key', ARGV[7], 'published', ARGV[1])
 end
-return {1, tonumber(epoch), tonumber(version)}
+return {1, node, tonumber(epoch), tonumber(version)}
 "#,
     )
 });

@@ -28,8 +28,8 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
     let (one, other) = (&opened.one, &opened.other);
     assert_eq!(one.copy(key("s")).await.unwrap(), None);
     // Publishing claims what nobody owns.
-    let stored = |epoch, version| Published::Stored { epoch, version };
-    assert_eq!(one.publish(key("s"), publication("a", 0, "first")).await.unwrap(), stored(1, 1));
+    let stored = |name: &str, epoch, version| Published::Stored { owner: owner(name, epoch), version };
+    assert_eq!(one.publish(key("s"), publication("a", 0, "first")).await.unwrap(), stored("a", 1, 1));
     let copy = other.copy(key("s")).await.unwrap().unwrap();
     assert_eq!((copy.owner, copy.version, copy.digest), (owner("a", 1), 1, [7; 16]));
     assert_eq!((copy.seal, copy.anonymous, copy.ended), (b"first".to_vec(), false, false));
@@ -43,7 +43,7 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
         b"first",
         "nobody's over somebody's"
     );
-    assert_eq!(one.publish(key("s"), publication("a", 1, "second")).await.unwrap(), stored(1, 2));
+    assert_eq!(one.publish(key("s"), publication("a", 1, "second")).await.unwrap(), stored("a", 1, 2));
 
     // Who has it is noted, and lost with the next version.
     other.has_copy(key("s"), &node("b"), 2).await.unwrap();
@@ -58,7 +58,7 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
         false
     };
     assert!(holds("a").await && holds("b").await && !holds("c").await);
-    assert_eq!(one.publish(key("s"), publication("a", 2, "third")).await.unwrap(), stored(1, 3));
+    assert_eq!(one.publish(key("s"), publication("a", 2, "third")).await.unwrap(), stored("a", 1, 3));
     assert!(!holds("b").await);
     // A note of what is not there makes nothing.
     other.has_copy(key("unknown"), &node("b"), 2).await.unwrap();
@@ -69,13 +69,13 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
     assert_eq!(refused_with(one, "s", publication("a", 3, "too late")).await.owner, owner("b", 2));
     let late = |epoch, base| Publication { epoch, ..publication("a", base, "under way when it moved") };
     assert_eq!(refused_with(one, "s", late(1, 2)).await.version, 3);
-    assert_eq!(one.publish(key("s"), late(1, 3)).await.unwrap(), stored(2, 4));
+    assert_eq!(one.publish(key("s"), late(1, 3)).await.unwrap(), stored("b", 2, 4));
     let moved = other.copy(key("s")).await.unwrap().unwrap();
     assert_eq!(
         (moved.owner.clone(), moved.is_at(&node("a")), moved.is_at(&node("b"))),
         (owner("b", 2), true, false)
     );
-    assert_eq!(other.publish(key("s"), publication("b", 4, "fifth")).await.unwrap(), stored(2, 5));
+    assert_eq!(other.publish(key("s"), publication("b", 4, "fifth")).await.unwrap(), stored("b", 2, 5));
     assert_eq!(refused_with(one, "s", late(1, 4)).await.version, 5);
     other.claim(claim("s", "c", 2)).await.unwrap();
     assert_eq!(refused_with(one, "s", late(1, 5)).await.owner, owner("c", 3), "not who owned it last");
@@ -84,7 +84,7 @@ pub(super) async fn only_the_owner_publishes_and_only_from_where_it_started(open
     assert_eq!(one.copy(key("claimed")).await.unwrap(), Some(Copy::none_yet(owner("a", 1))));
     // A store that lost its memory takes what the nodes know.
     let known = Publication { epoch: 5, ..publication("a", 9, "known") };
-    assert_eq!(one.publish(key("rebuilt"), known).await.unwrap(), stored(5, 10));
+    assert_eq!(one.publish(key("rebuilt"), known).await.unwrap(), stored("a", 5, 10));
 }
 
 pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
