@@ -193,10 +193,11 @@ impl Carrier {
         self.look(key, Job { wanted: true, ..Job::new(None, true) }, Duration::ZERO);
     }
 
-    /// The node became the session's owner, or is it no more.
+    /// The node became the session's owner, or is it no more. A new owner may have another standby, which
+    /// nobody else tells.
     pub(super) fn owner_changed(self: &Arc<Self>, key: SessionKey) {
         if self.state().known.contains_key(&key) {
-            self.look(key, Job::new(None, true), Duration::ZERO);
+            self.look(key, Job { offer: true, ..Job::new(None, true) }, Duration::ZERO);
         }
     }
 

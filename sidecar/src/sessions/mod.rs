@@ -99,7 +99,8 @@ impl Carriers {
         if !carriers.0.is_empty() {
             tokio::spawn(follow_copies(carriers.clone(), Arc::clone(directory), reasons.clone()));
             tokio::spawn(follow_owners(carriers.clone(), Arc::clone(directory)));
-            tokio::spawn(follow_nodes(registry.membership(), reasons));
+            let own = carriers.0.iter().map(|carrier| carrier.node.clone()).collect();
+            tokio::spawn(follow_nodes(registry.membership(), own, reasons));
         }
         carriers
     }
@@ -196,6 +197,7 @@ async fn follow_owners(carriers: Carriers, directory: Arc<Directory>) {
 /// Standbys move when nodes come and go, and when they are drained: a drained one is nobody's standby.
 async fn follow_nodes(
     mut membership: tokio::sync::watch::Receiver<Arc<Membership>>,
+    own: Vec<NodeId>,
     reasons: Vec<mpsc::Sender<()>>,
 ) {
     let serving = |nodes: &Membership| -> Vec<(NodeId, NodeState)> {
@@ -208,7 +210,13 @@ async fn follow_nodes(
         let mut moved = false;
         loop {
             // Also one that is back by now: it missed what it was told meanwhile.
-            moved |= serving(&membership.borrow_and_update()) != known;
+            let now = serving(&membership.borrow_and_update());
+            moved |= now != known;
+            let serves = |nodes: &[(NodeId, NodeState)], id| nodes.iter().any(|(node, _)| node == id);
+            // A node that is back may be the next to be needed, and lacks what it missed.
+            if own.iter().any(|id| serves(&now, id) && !serves(&known, id)) {
+                break;
+            }
             match timeout_at(settled, membership.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
