@@ -39,6 +39,15 @@ fn the_package_holds_what_it_says() -> Result<()> {
     let listed = output(Command::new("dpkg-deb").arg("--contents").arg(&package))?;
     ensure!(listed.lines().all(|line| line.contains(" root/root ")), "{listed}");
 
+    // A folder for `addons_path`, with nothing in it but one module and what it may be used for.
+    let addon = folder.path().join("usr/lib/mooring/addon");
+    output(Command::new("diff").args(["--recursive", "--exclude=__pycache__"]).args([
+        root().join("addon/mooring"),
+        addon.join("mooring"),
+    ]))?;
+    let beside = std::fs::read_dir(&addon)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    ensure!(beside.len() == 3 && addon.join("LICENSE").is_file(), "{beside:?}");
+
     // Its Envoy loads its own filter, and is the one that is tested otherwise.
     let text = std::fs::read_to_string(folder.path().join("etc/mooring/envoy.yaml"))?;
     let mut packaged: serde_json::Value = serde_yaml_ng::from_str(&text)?;

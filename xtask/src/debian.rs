@@ -25,6 +25,8 @@ const FILES: [(&str, &str, u32); 10] = [
     ("DEBIAN/prerm", "envoy/systemd/debian/prerm", 0o755),
     ("DEBIAN/postrm", "envoy/systemd/debian/postrm", 0o755),
 ];
+/// Where the package has the Odoo module, in a folder that `addons_path` can name.
+const ADDON: &str = "usr/lib/mooring/addon";
 /// Where the package has the filter.
 const FILTER: &str = "usr/lib/mooring/mooring.wasm";
 
@@ -49,6 +51,10 @@ pub fn package() -> Result<PathBuf> {
     for (name, from, mode) in FILES {
         put(name, &read(&root().join(from))?, mode)?;
     }
+    for path in addon(&root().join("addon"))? {
+        let name = path.strip_prefix(root().join("addon"))?;
+        put(&format!("{ADDON}/{}", name.display()), &read(&path)?, 0o644)?;
+    }
     put("usr/bin/mooring", &read(&static_program("mooring"))?, 0o755)?;
     put(FILTER, &read(&filter())?, 0o644)?;
     let control = String::from_utf8(read(&root().join("envoy/systemd/debian/control"))?)?;
@@ -63,6 +69,22 @@ pub fn package() -> Result<PathBuf> {
     // Nothing in it says when it was made.
     build::run(command.env("SOURCE_DATE_EPOCH", "0"))?;
     Ok(file)
+}
+
+/// The files of the Odoo module: its code, and its licences beside it.
+fn addon(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !["__pycache__", "tests"].contains(&name.as_ref()) {
+            files.extend(addon(&path)?);
+        } else if path.extension().is_some_and(|it| it == "py") || name.starts_with("LICENSE") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// `envoy.yaml` with the package's own filter.
