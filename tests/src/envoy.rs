@@ -59,6 +59,11 @@ impl Bootstrap {
         named(&mut self.connection_manager()["http_filters"], name)
     }
 
+    /// The HTTP filters, in their order.
+    pub fn http_filters(&mut self) -> &mut Vec<Value> {
+        self.connection_manager()["http_filters"].as_array_mut().expect("a list")
+    }
+
     /// The connection manager of the first listener.
     pub fn connection_manager(&mut self) -> &mut Value {
         &mut self.0["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]

@@ -2,15 +2,17 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     browser,
     envoy::Bootstrap,
-    process::{Process, wait_until},
+    process::{Process, free_port, wait_until},
     program,
     stack::{Options, Stack},
 };
@@ -67,24 +69,48 @@ impl Clinic {
 
     /// The exit status, and the names of what is found beside notes.
     async fn examine(&self) -> Result<(Option<i32>, Vec<String>)> {
-        let mut command = Command::new(program("mooring"));
-        command.args(["doctor", "--json", "--sidecar", &self.stack.sidecar_address.to_string()]);
-        command.args(["--envoy", &self.envoy]);
-        for node in &self.stack.nodes {
-            command.arg("--odoo-conf").arg(format!("{}={}", node.id, self.conf(&node.id).display()));
-        }
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let found: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
-        for finding in &found {
-            for field in ["about", "problem", "remedy"] {
-                ensure!(finding[field].as_str().is_some_and(|text| !text.is_empty()), "{finding}");
-            }
-        }
-        let serious = found.iter().filter(|finding| finding["severity"] != "note");
-        let names = serious.filter_map(|finding| finding["name"].as_str().map(str::to_owned));
-        Ok((output.status.code(), names.collect()))
+        let (status, found) = self.examine_all().await?;
+        Ok((status, names(found.iter().filter(|finding| finding["severity"] != "note"))))
     }
+
+    /// The exit status, and everything that is found.
+    async fn examine_all(&self) -> Result<(Option<i32>, Vec<Value>)> {
+        let mut arguments = self.sidecar();
+        arguments.extend(["--envoy".to_owned(), self.envoy.clone()]);
+        for node in &self.stack.nodes {
+            arguments.push(format!("--odoo-conf={}={}", node.id, self.conf(&node.id).display()));
+        }
+        doctor(arguments).await
+    }
+
+    fn sidecar(&self) -> Vec<String> {
+        vec!["--sidecar".to_owned(), self.stack.sidecar_address.to_string()]
+    }
+}
+
+/// The names of what was found.
+fn names<'a>(found: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
+    found.into_iter().filter_map(|finding| finding["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// What `mooring doctor` with these arguments finds, and its exit status.
+async fn doctor(arguments: Vec<String>) -> Result<(Option<i32>, Vec<Value>)> {
+    let mut command = Command::new(program("mooring"));
+    command.args(["doctor", "--json"]).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+    for finding in &found {
+        for field in ["about", "problem", "remedy"] {
+            ensure!(finding[field].as_str().is_some_and(|text| !text.is_empty()), "{finding}");
+        }
+    }
+    Ok((output.status.code(), found))
+}
+
+/// An address on which nobody listens.
+fn local() -> Result<SocketAddr> {
+    Ok((Ipv4Addr::LOCALHOST, free_port()?).into())
 }
 
 fn carried() -> Options {
@@ -136,12 +162,53 @@ async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
+    let clinic = Clinic::open(carried(), |_| {}).await?;
+    let (status, found) = doctor(clinic.sidecar()).await?;
+    ensure!(status == Some(0) && names(&found) == ["conf-not-examined", "envoy-not-examined"], "{found:?}");
+
+    fs::remove_dir(clinic.folder.path().join("odoo-2/sessions"))?;
+    let drain = |what: &'static str| {
+        let mut command = Command::new(program("mooring"));
+        command.args([what, "odoo-3"]).args(clinic.sidecar());
+        tokio::task::spawn_blocking(move || command.status())
+    };
+    ensure!(drain("drain").await??.success());
+    clinic.stack.wait_for_state("odoo-3", "draining").await?;
+    let (status, found) = clinic.examine_all().await?;
+    ensure!(found.iter().all(|finding| finding["severity"] == "note"), "{found:?}");
+    let mut found = names(&found);
+    found.sort();
+    ensure!(status == Some(0) && found == ["no-sessions-directory", "node-drained"], "{found:?}");
+    ensure!(drain("undrain").await??.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sidecar_without_its_store_and_a_node_without_a_gevent_port_are_found() -> Result<()> {
+    let (folder, address, store) = (tempfile::tempdir()?, local()?, local()?);
+    let mut serve = Command::new(program("mooring"));
+    serve.args(["serve", "--listen", &address.to_string(), "--store", &format!("redis://{store}/0")]);
+    serve.args(["--node", "odoo-1=127.0.0.1:1", "--node", "odoo-2=127.0.0.1:2,gevent=127.0.0.1:3"]);
+    let mut sidecar = Process::start("mooring", serve, &folder.path().join("mooring.log"))?;
+    sidecar.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
+    let (status, found) = doctor(vec!["--sidecar".to_owned(), address.to_string()]).await?;
+    ensure!(status == Some(2), "{found:?}");
+    ensure!(found.iter().any(|it| it["name"] == "sidecar-not-ready"), "{found:?}");
+    let without = |it: &&Value| it["name"] == "no-gevent";
+    let about: Vec<_> = found.iter().filter(without).map(|it| it["about"].clone()).collect();
+    ensure!(about == ["odoo-1"], "{found:?}");
+    Ok(())
+}
+
 /// A change of Envoy's configuration, and what is to be found.
 type Ill = (fn(&mut Bootstrap), &'static str);
 
 #[tokio::test]
 async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
-    let ills: [Ill; 3] = [
+    let ills: [Ill; 4] = [
+        (|bootstrap| drop(bootstrap.http_filters().remove(0)), "no-filter"),
         (|bootstrap| bootstrap.wasm()["failure_policy"] = json!("FAIL_OPEN"), "no-reload"),
         (
             |bootstrap| {

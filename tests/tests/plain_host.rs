@@ -41,11 +41,13 @@ fn the_package_holds_what_it_says() -> Result<()> {
 
     // A folder for `addons_path`, with nothing in it but one module and what it may be used for.
     let addon = folder.path().join("usr/lib/mooring/addon");
-    output(Command::new("diff").args(["--recursive", "--exclude=__pycache__"]).args([
-        root().join("addon/mooring"),
-        addon.join("mooring"),
-    ]))?;
-    let beside = std::fs::read_dir(&addon)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    output(
+        Command::new("diff")
+            .args(["--recursive", "--exclude=__pycache__"])
+            .args([root().join("addon/mooring"), addon.join("mooring")]),
+    )?;
+    let beside =
+        std::fs::read_dir(&addon)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
     ensure!(beside.len() == 3 && addon.join("LICENSE").is_file(), "{beside:?}");
 
     // Its Envoy loads its own filter, and is the one that is tested otherwise.
