@@ -119,7 +119,7 @@ impl Stack {
             options,
             folder,
         };
-        let configuration = stack.bootstrap.wasm()["configuration"]["value"].to_string();
+        let configuration = serde_json::to_string(stack.bootstrap.http_filters())?;
         if configuration.contains("sidecar_cluster") {
             stack.wait_until_polled().await?;
         }
