@@ -70,8 +70,11 @@ impl Leases {
     }
 
     pub(super) fn take(&self, key: Key) -> Taken {
+        self.take_at(key, Instant::now())
+    }
+
+    fn take_at(&self, key: Key, now: Instant) -> Taken {
         let mut table = self.table();
-        let now = Instant::now();
         if let Some(held) = table.held.get(&key).filter(|held| held.until > now) {
             return Taken::No(Elsewhere { until: held.until, end: held.end.subscribe() });
         }
@@ -114,10 +117,11 @@ mod tests {
         waiting.await.unwrap();
         assert!(began.elapsed() >= Duration::from_millis(20), "nobody waited");
 
-        // Somebody who neither ends it nor goes away.
-        let Taken::Yes(frozen) = leases.take([1; 32]) else { panic!("it is free") };
+        // Somebody who neither ends it nor goes away, and took it nearly as long ago as it is believed.
+        let long_ago = Instant::now() - LONGEST + Duration::from_millis(20);
+        let Taken::Yes(frozen) = leases.take_at([1; 32], long_ago) else { panic!("it is free") };
         let Taken::No(other) = leases.take([1; 32]) else { panic!("it is taken") };
-        other.wait(Instant::now() + Duration::from_millis(20)).await;
+        other.wait(Instant::now() + Duration::from_secs(3_600)).await;
         let Taken::Yes(next) = leases.take([1; 32]) else { panic!("it is free") };
         drop(frozen);
         assert!(matches!(leases.take([1; 32]), Taken::No(_)), "the late one ended another's lease");
