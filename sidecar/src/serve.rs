@@ -66,8 +66,8 @@ pub(crate) enum ServeError {
     #[error("--replicate {0}: {1}")]
     Replicate(PathBuf, io::Error),
     #[error(
-        "--secret-file: missing: sessions and cached values in Redis are sealed with a secret that all sidecars \
-         share; make one with openssl rand -hex 32"
+        "--secret-file: missing: sessions, files and cached values in Redis are sealed with a secret that all \
+         sidecars share; make one with openssl rand -hex 32"
     )]
     NoSecret,
     #[error("MOORING_SECRET: {0}")]

@@ -88,8 +88,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "MOORING_REPLICATE", value_name = "PATH=MODE", value_delimiter = ' ')]
     pub(crate) replicate: Vec<ReplicateSpec>,
 
-    /// The file of the secret that seals sessions in the store, the same for all sidecars: 32 or more
-    /// characters; older secrets may follow, a line each. The embedded store makes its own
+    /// The file of the secret that seals sessions and files in the store, the same for all sidecars: 32 or
+    /// more characters; older secrets may follow, a line each. The embedded store makes its own
     #[arg(long, env = "MOORING_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
 
