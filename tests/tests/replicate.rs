@@ -163,6 +163,10 @@ async fn what_is_only_added_to_keeps_what_others_delete_and_an_emptied_redis_is_
         fs::write(world.path(node, set, name), name)?;
         world.both_have(set, name, Some(name)).await?;
     }
+    fs::write(world.path("b", "newest", "gone"), "gone")?;
+    world.both_have("newest", "gone", Some("gone")).await?;
+    fs::remove_file(world.path("b", "newest", "gone"))?;
+    world.both_have("newest", "gone", None).await?;
     fs::remove_file(world.path("a", "adds", "one"))?;
     fs::write(world.path("a", "newest", "three"), "four")?;
     world.both_have("newest", "three", Some("four")).await?;
@@ -173,12 +177,13 @@ async fn what_is_only_added_to_keeps_what_others_delete_and_an_emptied_redis_is_
     world.redis.run::<()>("FLUSHALL").await?;
     let filled = async || {
         let fields = world.redis.run::<u32>("HLEN mooring:files:{newest}").await;
-        // The file, and what is told of the store itself.
-        fields.is_ok_and(|fields| fields == 3)
+        // The file, the one that is gone, and what is told of the store itself.
+        fields.is_ok_and(|fields| fields == 4)
     };
-    wait_until("Redis knows the file again", filled).await?;
+    wait_until("Redis knows the files again", filled).await?;
     tokio::time::sleep(WHILE).await;
     world.both_have("newest", "three", Some("four")).await?;
+    world.both_have("newest", "gone", None).await?;
     world.both_have("adds", "two", Some("two")).await?;
 
     // A node with an empty disk gets everything from the store.

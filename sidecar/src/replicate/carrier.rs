@@ -13,7 +13,8 @@ use tokio::{task::block_in_place, time::Instant};
 
 use super::{
     decide::{Mode, State, Step, Version, decide},
-    folder::{DEEPEST, File, Folder, LARGEST, Look, MOST, Name, Sight},
+    folder::{File, Folder, LARGEST, Look, MOST, Sight},
+    name::{DEEPEST, Name},
 };
 use crate::{
     cli::ReplicateSpec,

@@ -17,49 +17,18 @@ use rustix::{
     io::Errno,
 };
 
-use super::decide::State;
+use super::{
+    decide::State,
+    name::{DEEPEST, Name, is_temporary},
+};
 use crate::sessions::{FOLDER, NEW, READ, give};
 
 /// The largest file that is carried.
 pub(super) const LARGEST: u64 = 256 << 10;
 /// The most entries of a directory, with those of its folders.
 pub(super) const MOST: usize = 10_000;
-/// How many folders a file may be in.
-pub(super) const DEEPEST: usize = 4;
 /// What nobody but its owner gets to do is no part of a mode.
 const MODE: u32 = 0o666;
-
-/// A file's path in its directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Name(String);
-
-impl Name {
-    /// None if it is a path that might lead elsewhere, is too deep, or is one of a temporary file.
-    pub(super) fn new(path: &str) -> Option<Self> {
-        let good = |part: &str| {
-            !["", ".", ".."].contains(&part)
-                && part.len() <= 255
-                && !part.contains('\0')
-                && !is_temporary(part)
-        };
-        let fits = path.split('/').count() <= DEEPEST + 1;
-        (fits && path.split('/').all(good)).then(|| Self(path.to_owned()))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The folders that it is in, and its name there.
-    fn parts(&self) -> (impl Iterator<Item = &str>, &str) {
-        let (folders, last) = self.0.rsplit_once('/').unwrap_or(("", &self.0));
-        (folders.split('/').filter(|part| !part.is_empty()), last)
-    }
-}
-
-fn is_temporary(name: &str) -> bool {
-    name.starts_with("mooring-") || name.ends_with(".tmp")
-}
 
 /// What tells that a file is as it was, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,32 +312,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::new(directory.path().to_owned());
         (directory, folder)
-    }
-
-    #[test]
-    fn names_that_lead_elsewhere_or_are_temporary_are_none() {
-        for good in ["a", "a/b", "1/2/3/4/file", "ä ö", ".hidden", "a..b", "tmp", "a.tmp.b"] {
-            assert_eq!(Name::new(good).unwrap().as_str(), good);
-        }
-        let long = "x".repeat(256);
-        for bad in [
-            "",
-            "/",
-            "/etc/passwd",
-            "..",
-            "../a",
-            "a/../../b",
-            "a/./b",
-            "a//b",
-            "a/",
-            "a\0b",
-            "1/2/3/4/5/file",
-        ]
-        .into_iter()
-        .chain(["a.tmp", "mooring-1", "mooring-1/a", "a.tmp/b", long.as_str()])
-        {
-            assert_eq!(Name::new(bad), None, "{bad:?}");
-        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{cli::ReplicateSpec, metrics::Metrics, sessions::Sealer, store::Store
 mod carrier;
 mod decide;
 mod folder;
+mod name;
 #[cfg(test)]
 mod tests;
 
