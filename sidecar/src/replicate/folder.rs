@@ -52,7 +52,7 @@ impl Sight {
 
     /// Whether it is so old that a change after it would show: times are counted in milliseconds.
     pub(super) fn is_settled(&self, now_ns: i64) -> bool {
-        now_ns.saturating_sub(self.changed.0.saturating_mul(1_000_000_000)).unsigned_abs() > 3_000_000_000
+        now_ns.saturating_sub(self.changed.0.saturating_mul(1_000_000_000)) > 3_000_000_000
     }
 }
 

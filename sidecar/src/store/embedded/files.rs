@@ -34,7 +34,7 @@ pub(super) fn read(database: &Database, set: &str, after: &FilesPlace) -> Result
     let mut number = if after.generation == GENERATION { after.number } else { 0 };
     let changes = database.begin_read()?.open_table(CHANGES)?;
     let mut files = Vec::new();
-    for entry in changes.range((set, number + 1)..=(set, u64::MAX))?.take(PAGE) {
+    for entry in changes.range((set, number.saturating_add(1))..=(set, u64::MAX))?.take(PAGE) {
         let (key, value) = entry?;
         number = key.value().1;
         files.push((number, decode(value.value())?));
