@@ -14,7 +14,7 @@ pub(crate) use self::{
     cron::{Cron, CronGuard},
     orm_cache::{Cache, OrmCacheOptions},
     serve::{LogFormat, Probe, Serve},
-    values::{Listen, OdooConf, SessionsSpec, StoreUrl},
+    values::{Listen, OdooConf, ReplicateSpec, SessionsSpec, StoreUrl},
 };
 
 /// Makes several unmodified Odoo servers behave as one.

@@ -26,6 +26,7 @@ mod orm_cache;
 mod owner_command;
 mod probe;
 mod registry;
+mod replicate;
 mod serve;
 mod sessions;
 mod sessions_command;

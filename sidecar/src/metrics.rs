@@ -48,6 +48,23 @@ pub(crate) enum CopyOutcome {
     Failed,
 }
 
+/// What became of a file of a replicated directory.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum FileOutcome {
+    Published,
+    Written,
+    Removed,
+    /// It is none that is carried, or beyond a limit.
+    Refused,
+    Failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Replicated {
+    set: String,
+    outcome: FileOutcome,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Copied {
     node: String,
@@ -101,6 +118,7 @@ pub(crate) struct Metrics {
     probe_seconds: Family<ByNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
     probe_failures: Family<ByNode, Counter>,
     copies: Family<Copied, Counter>,
+    replicated: Family<Replicated, Counter>,
     publish_seconds: Histogram,
     unsettled: Counter,
     carried: Family<ByNode, Gauge>,
@@ -150,6 +168,12 @@ impl Metrics {
         registry.register("node_probe_failures", "Probes that failed", probe_failures.clone());
         let copies = Family::default();
         registry.register("session_copies", "Copies of sessions, and what became of them", copies.clone());
+        let replicated = Family::default();
+        registry.register(
+            "replicated_files",
+            "Files of replicated directories, and what became of them",
+            replicated.clone(),
+        );
         let publish_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
         registry.register_with_unit(
             "session_publish",
@@ -183,6 +207,7 @@ impl Metrics {
             probe_seconds,
             probe_failures,
             copies,
+            replicated,
             publish_seconds,
             unsettled,
             carried,
@@ -201,6 +226,11 @@ impl Metrics {
 
     pub(crate) fn copies(&self, node: &NodeId, outcome: CopyOutcome) {
         self.copies.get_or_create(&Copied { node: node.to_string(), outcome }).inc();
+    }
+
+    pub(crate) fn replicated(&self, set: &str, outcome: FileOutcome, files: usize) {
+        let label = Replicated { set: set.to_owned(), outcome };
+        self.replicated.get_or_create(&label).inc_by(files as u64);
     }
 
     pub(crate) fn published_in(&self, time: std::time::Duration) {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Shared},
-    cli::{Listen, Serve, SessionsSpec, StoreUrl},
+    cli::{Listen, ReplicateSpec, Serve, SessionsSpec, StoreUrl},
     directory::Directory,
     heartbeat,
     metrics::Metrics,
@@ -27,6 +27,7 @@ use crate::{
     orm_cache::{self, OrmCache},
     probe,
     registry::{Registry, Thresholds},
+    replicate,
     sessions::{self, Carriers, Sealer},
     store::{Embedded, InvalidUrl, OpenError, Redis, Store, Values},
     token::Token,
@@ -60,9 +61,13 @@ pub(crate) enum ServeError {
     SharedDirectory(NodeId, NodeId),
     #[error("--sessions {0}={1}: {2}")]
     Sessions(NodeId, PathBuf, io::Error),
+    #[error("--replicate {0}: it is named twice")]
+    ReplicatedTwice(PathBuf),
+    #[error("--replicate {0}: {1}")]
+    Replicate(PathBuf, io::Error),
     #[error(
-        "--secret-file: missing: sessions and cached values in Redis are sealed with a secret that all sidecars \
-         share; make one with openssl rand -hex 32"
+        "--secret-file: missing: sessions, files and cached values in Redis are sealed with a secret that all \
+         sidecars share; make one with openssl rand -hex 32"
     )]
     NoSecret,
     #[error("MOORING_SECRET: {0}")]
@@ -114,6 +119,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         return Err(ServeError::NoNodes);
     }
     let carrying = carrying(&options, &specs)?;
+    check_replicated(&options.replicate)?;
     let registry = Arc::new(Registry::new(specs, carrying, thresholds, options.bounded_load)?);
     let store = open_store(&options)?;
     let metrics = Arc::new(Metrics::new());
@@ -124,6 +130,9 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         Some(plan) => Carriers::start(plan, &directory, &registry, &metrics),
         None => Carriers::default(),
     };
+    if !options.replicate.is_empty() {
+        replicate::start(&options.replicate, sealer(&options)?, &directory.shared_store(), &metrics);
+    }
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         directory: Arc::clone(&directory),
@@ -208,6 +217,22 @@ fn carrying(options: &Serve, specs: &[NodeSpec]) -> Result<BTreeSet<NodeId>, Ser
         directories.push((real, node.clone()));
     }
     Ok(nodes)
+}
+
+/// Checks that the directories that are to be replicated can be, and are none twice.
+fn check_replicated(specs: &[ReplicateSpec]) -> Result<(), ServeError> {
+    let mut known = BTreeSet::new();
+    for ReplicateSpec { path, .. } in specs {
+        // One that is yet to be made is waited for.
+        let real = fs::canonicalize(path);
+        if let Ok(real) = &real {
+            sessions::check(real).map_err(|error| ServeError::Replicate(path.clone(), error))?;
+        }
+        if !known.insert(real.unwrap_or_else(|_| path.clone())) {
+            return Err(ServeError::ReplicatedTwice(path.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// What is to be carried, if anything.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     OrmCacheOptions,
-    values::{Listen, SessionsSpec, StoreUrl},
+    values::{Listen, ReplicateSpec, SessionsSpec, StoreUrl},
 };
 use crate::{
     node_spec::{NodeSpec, Places},
@@ -82,8 +82,14 @@ pub(crate) struct Serve {
     #[arg(long, env = "MOORING_SESSIONS", value_name = "ID=PATH", value_delimiter = ' ')]
     pub(crate) sessions: Vec<SessionsSpec>,
 
-    /// The file of the secret that seals sessions in the store, the same for all sidecars: 32 or more
-    /// characters; older secrets may follow, a line each. The embedded store makes its own
+    /// A directory of small files that all nodes are to have, such as an OpenID store: PATH=MODE. Directories
+    /// of the same name belong together. MODE newest: the latest change of a file wins everywhere; add: files
+    /// that appear are put everywhere. Repeat it, or separate several in the variable by spaces
+    #[arg(long, env = "MOORING_REPLICATE", value_name = "PATH=MODE", value_delimiter = ' ')]
+    pub(crate) replicate: Vec<ReplicateSpec>,
+
+    /// The file of the secret that seals sessions and files in the store, the same for all sidecars: 32 or
+    /// more characters; older secrets may follow, a line each. The embedded store makes its own
     #[arg(long, env = "MOORING_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
 

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use affinity::NodeId;
 
+use crate::replicate::Mode;
+
 /// Where a sidecar listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
@@ -58,6 +60,40 @@ impl FromStr for OfNode {
     }
 }
 
+/// A directory that is replicated: PATH=MODE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplicateSpec {
+    pub(crate) path: PathBuf,
+    /// What all directories of the same name have in common.
+    pub(crate) set: String,
+    pub(crate) mode: Mode,
+}
+
+impl FromStr for ReplicateSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || {
+            "expected PATH=MODE with a MODE of newest or add, such as /var/lib/odoo-1/openid=newest"
+                .to_owned()
+        };
+        let (path, mode) =
+            text.rsplit_once('=').filter(|(path, _)| path.starts_with('/')).ok_or_else(expected)?;
+        let mode = match mode {
+            "newest" => Mode::Newest,
+            "add" => Mode::Add,
+            _ => return Err(expected()),
+        };
+        let path = PathBuf::from(path);
+        let good = |name: &&str| {
+            name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        let set = path.file_name().and_then(|name| name.to_str()).filter(good);
+        let set = set.ok_or("the directory's name must be 1 to 64 of the characters a-z A-Z 0-9 . _ -")?;
+        Ok(Self { set: set.to_owned(), path, mode })
+    }
+}
+
 /// Where the directory is kept.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum StoreUrl {
@@ -92,6 +128,16 @@ mod tests {
     fn a_store_s_password_is_not_printed() {
         let store: StoreUrl = "redis://user:secret@127.0.0.1/0".parse().unwrap();
         assert!(!format!("{store:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_replicated_directory_has_a_path_a_name_and_a_mode() {
+        let spec: ReplicateSpec = "/var/a=b/openid/=add".parse().unwrap();
+        assert_eq!((spec.set.as_str(), spec.mode), ("openid", Mode::Add));
+        assert_eq!(spec.path, PathBuf::from("/var/a=b/openid"));
+        for bad in ["", "/a", "a=add", "/=add", "/a/..=add", "/a=", "/a=Add", "/a/b{c}=newest", "/ä=add"] {
+            assert!(bad.parse::<ReplicateSpec>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -26,10 +26,12 @@ use super::{
 
 /// The largest file that is taken for a session. Odoo's have under 1 KB.
 const LARGEST: u64 = 256 << 10;
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(crate) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Without NONBLOCK a pipe would hold up whoever opens it.
-const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-pub(super) const NEW: OFlags =
+pub(crate) const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+pub(crate) const NEW: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
 
 /// A sessions directory.
@@ -266,7 +268,7 @@ pub(super) fn temporary_name() -> String {
 }
 
 /// Gives a file to whom the sessions directory belongs, if this process may.
-fn give(file: impl AsFd, owner: &Stat) -> io::Result<()> {
+pub(crate) fn give(file: impl AsFd, owner: &Stat) -> io::Result<()> {
     if geteuid().is_root() {
         fchown(file, Some(rustix::fs::Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
     }

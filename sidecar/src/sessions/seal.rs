@@ -2,7 +2,8 @@
 //!
 //! XChaCha20-Poly1305 with a key of its own for each session, derived by BLAKE3 from the cluster's secret
 //! and the session key; the session id travels inside only. Layout: a byte of version, four that name
-//! the secret, a random nonce of 24, the sealed [`Content`] in postcard's encoding.
+//! the secret, a random nonce of 24, the sealed [`Content`] in postcard's encoding. Replicated files are sealed
+//! alike, with a key for each.
 
 use std::{
     fmt, fs,
@@ -46,6 +47,8 @@ struct Secret {
     digest: [u8; 32],
     /// What values of the ORM cache are signed with.
     values: [u8; 32],
+    /// What the keys of replicated files are derived from, and their names hashed with.
+    files: [u8; 32],
 }
 
 impl Secret {
@@ -58,6 +61,7 @@ impl Secret {
             root: derive("mooring 2026-11 sessions"),
             digest: derive("mooring 2026-11 digests"),
             values: derive("mooring 2026-11 orm cache values"),
+            files: derive("mooring 2026-11 files"),
         }
     }
 
@@ -72,6 +76,20 @@ impl Secret {
     fn cipher(&self, key: SessionKey) -> XChaCha20Poly1305 {
         let derived = blake3::keyed_hash(&self.root, key.as_bytes());
         XChaCha20Poly1305::new(derived.as_bytes().into())
+    }
+
+    /// Of a replicated file. What keys are derived from ends otherwise than what is hashed for a field.
+    fn file_cipher(&self, set: &str, field: &str) -> XChaCha20Poly1305 {
+        let derived = blake3::keyed_hash(&self.files, format!("{set}/{field}/seal").as_bytes());
+        XChaCha20Poly1305::new(derived.as_bytes().into())
+    }
+
+    /// Seals a message, with what [`Sealer::unseal`] needs beside the cipher before it.
+    fn seal(&self, cipher: &XChaCha20Poly1305, message: &[u8]) -> Option<Vec<u8>> {
+        let nonce: [u8; NONCE] = rand::random();
+        let payload = Payload { msg: message, aad: &[VERSION] };
+        let sealed = cipher.encrypt(XNonce::from_slice(&nonce), payload).ok()?;
+        Some([&[VERSION][..], &self.name, &nonce, &sealed].concat())
     }
 }
 
@@ -160,22 +178,12 @@ impl Sealer {
         let files = snapshot.files().iter();
         let files = files.map(|file| (file.sid.as_str().to_owned(), file.modified_ns, file.content.clone()));
         let content = Content { flat: snapshot.layout == Layout::Flat, files: files.collect() };
-        let nonce: [u8; NONCE] = rand::random();
-        let message = postcard::to_allocvec(&content).ok()?;
-        let payload = Payload { msg: &message, aad: &[VERSION] };
-        let sealed = self.first.cipher(key).encrypt(XNonce::from_slice(&nonce), payload).ok()?;
-        Some([&[VERSION][..], &self.first.name, &nonce, &sealed].concat())
+        self.first.seal(&self.first.cipher(key), &postcard::to_allocvec(&content).ok()?)
     }
 
     /// Opens a seal of the session `key`; nothing if it is none, or of a secret that is not known.
     pub(crate) fn open(&self, key: SessionKey, seal: &[u8]) -> Option<Snapshot> {
-        let (version, rest) = seal.split_first().filter(|(version, _)| **version == VERSION)?;
-        let (name, rest) = rest.split_at_checked(NAME)?;
-        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
-        let mut secrets = [&self.first].into_iter().chain(&self.older);
-        let secret = secrets.find(|secret| secret.name == *name)?;
-        let payload = Payload { msg: sealed, aad: &[*version] };
-        let message = secret.cipher(key).decrypt(XNonce::from_slice(nonce), payload).ok()?;
+        let message = self.unseal(seal, |secret| secret.cipher(key))?;
         let content: Content = postcard::from_bytes(&message).ok()?;
         let layout = if content.flat { Layout::Flat } else { Layout::Folders };
         let files: Option<Vec<File>> = content
@@ -184,6 +192,33 @@ impl Sealer {
             .map(|(sid, modified_ns, content)| Some(File { sid: Sid::new(&sid)?, modified_ns, content }))
             .collect();
         Snapshot::new(layout, files?).filter(|snapshot| snapshot.key() == Some(key))
+    }
+
+    /// Under which field the store keeps a file of a replicated directory: its name does not show.
+    pub(crate) fn file_field(&self, set: &str, name: &str) -> String {
+        let hash = blake3::keyed_hash(&self.first.files, format!("{set}/{name}/field").as_bytes());
+        hash.to_hex().chars().take(32).collect()
+    }
+
+    /// Seals what the store keeps of a replicated file; nothing if it cannot be.
+    pub(crate) fn seal_file(&self, set: &str, field: &str, message: &[u8]) -> Option<Vec<u8>> {
+        self.first.seal(&self.first.file_cipher(set, field), message)
+    }
+
+    /// Opens what was sealed for this field of this directory; nothing if it is none, or of a secret that is
+    /// not known.
+    pub(crate) fn open_file(&self, set: &str, field: &str, seal: &[u8]) -> Option<Vec<u8>> {
+        self.unseal(seal, |secret| secret.file_cipher(set, field))
+    }
+
+    fn unseal(&self, seal: &[u8], cipher: impl Fn(&Secret) -> XChaCha20Poly1305) -> Option<Vec<u8>> {
+        let (version, rest) = seal.split_first().filter(|(version, _)| **version == VERSION)?;
+        let (name, rest) = rest.split_at_checked(NAME)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
+        let mut secrets = [&self.first].into_iter().chain(&self.older);
+        let secret = secrets.find(|secret| secret.name == *name)?;
+        let payload = Payload { msg: sealed, aad: &[*version] };
+        cipher(secret).decrypt(XNonce::from_slice(nonce), payload).ok()
     }
 }
 
@@ -218,6 +253,19 @@ mod tests {
             bent[place] ^= 1;
             assert_eq!(sealer.open(key, &bent), None, "byte {place}");
         }
+    }
+
+    #[test]
+    fn a_file_s_seal_opens_for_its_field_of_its_directory_only() {
+        let sealer = Sealer::new(SECRETS[0]).unwrap();
+        let field = sealer.file_field("openid", "a/name");
+        assert!(field != sealer.file_field("other", "a/name") && !field.contains("name"));
+        let seal = sealer.seal_file("openid", &field, b"content").unwrap();
+        let rotated = Sealer::new(&format!("{}\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
+        assert_eq!(rotated.open_file("openid", &field, &seal), Some(b"content".to_vec()));
+        assert_eq!(sealer.open_file("other", &field, &seal), None);
+        assert_eq!(sealer.open_file("openid", &sealer.file_field("openid", "b"), &seal), None);
+        assert_eq!(Sealer::new(SECRETS[1]).unwrap().open_file("openid", &field, &seal), None);
     }
 
     #[test]

@@ -17,12 +17,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::writer::{Answer, Write, Writer, now};
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, Lifetimes, News, Page, Publication, Published,
-    Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, Lifetimes, News,
+    Page, Publication, Published, Registered, Registration, Roster, Store, StoreError,
     lease::Lease,
     records::{self, find},
 };
 
+mod files;
 mod writer;
 
 /// Writes that wait to be committed.
@@ -44,6 +45,7 @@ pub(crate) struct Embedded {
     /// The nodes that register, and when they did. They do so again at once after a restart.
     nodes: Mutex<HashMap<NodeId, (Registration, Instant)>>,
     lease: Mutex<Lease>,
+    lifetimes: Lifetimes,
 }
 
 /// Why the store's file cannot be used.
@@ -73,6 +75,7 @@ impl Embedded {
 
     fn start(database: Database, lifetimes: Lifetimes) -> Result<Self, OpenError> {
         records::make(&database)?;
+        files::make(&database)?;
         let (writes, queue) = mpsc::channel(WAITING_WRITES);
         let store = Self {
             database: Arc::new(database),
@@ -81,6 +84,7 @@ impl Embedded {
             copy_events: broadcast::channel(WAITING_CHANGES).0,
             nodes: Mutex::default(),
             lease: Mutex::new(Lease::new(Instant::now())),
+            lifetimes,
         };
         let writer = Writer {
             database: Arc::clone(&store.database),
@@ -203,6 +207,19 @@ impl Store for Embedded {
 
     async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>) {
         pass_on(self.copy_events.subscribe(), events, CopyEvent::Lost).await;
+    }
+
+    async fn files(&self, set: &str, after: &FilesPlace) -> Result<FilesPage, StoreError> {
+        let (database, set, after) = (Arc::clone(&self.database), set.to_owned(), after.clone());
+        let read = tokio::task::spawn_blocking(move || files::read(&database, &set, &after));
+        read.await.map_err(unreachable)?.map_err(unreachable)
+    }
+
+    async fn put_file(&self, set: &str, file: &FileRecord) -> Result<Option<FileRecord>, StoreError> {
+        let (database, set, file) = (Arc::clone(&self.database), set.to_owned(), file.clone());
+        let lifetime = self.lifetimes.durable.as_secs();
+        let put = tokio::task::spawn_blocking(move || files::put(&database, &set, &file, lifetime));
+        put.await.map_err(unreachable)?.map_err(unreachable)
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 mod copies;
 mod embedded;
+mod files;
 mod lease;
 mod records;
 mod redis;
@@ -24,6 +25,7 @@ mod tests;
 
 pub(crate) use copies::{Copy, CopyEvent, EndedBy, News, Publication, Published};
 pub(crate) use embedded::{Embedded, OpenError};
+pub(crate) use files::{FileRecord, FilesPage, FilesPlace};
 pub(crate) use redis::{Access, Found, InvalidUrl, Redis, ValueEvent, Values};
 
 /// How long a node that no longer registers is remembered, as `down`.
@@ -178,6 +180,13 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
 
     /// Tells what happens to copies from now on, until the receiver is gone.
     async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>);
+
+    /// What changed of a replicated directory's files since a place; from the beginning if the store has
+    /// another memory by now.
+    async fn files(&self, set: &str, after: &FilesPlace) -> Result<FilesPage, StoreError>;
+
+    /// Puts a file's record in the place of an older one. Returns what is there if that is not older.
+    async fn put_file(&self, set: &str, file: &FileRecord) -> Result<Option<FileRecord>, StoreError>;
 }
 
 /// How a claim ends, given the record that is there. Redis decides alike, in Lua.

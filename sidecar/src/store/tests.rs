@@ -11,6 +11,9 @@ use self::{
         a_copy_of_somebody_outlives_one_of_nobody, an_ended_session_cannot_be_brought_back,
         only_the_owner_publishes_and_only_from_where_it_started, what_happens_to_copies_is_told,
     },
+    files::{
+        of_a_file_s_records_the_newest_is_kept_and_changes_are_read_once, what_is_long_gone_is_forgotten,
+    },
     leases::one_has_the_lease_and_it_ends_by_itself,
     redis_server::RedisServer,
 };
@@ -18,6 +21,7 @@ use super::*;
 
 mod copies;
 mod embedded_only;
+mod files;
 mod leases;
 mod redis_only;
 mod redis_server;
@@ -146,6 +150,8 @@ over_every_store! {
     a_copy_of_somebody_outlives_one_of_nobody: PROVISIONAL;
     what_happens_to_copies_is_told: LONG;
     one_has_the_lease_and_it_ends_by_itself: LONG;
+    of_a_file_s_records_the_newest_is_kept_and_changes_are_read_once: LONG;
+    what_is_long_gone_is_forgotten: SHORT;
 }
 
 /// Follows a store, and returns once changes arrive: stores do not say since when they are followed.

@@ -148,3 +148,35 @@ fn a_store_that_is_none_is_refused_and_its_password_is_not_shown() -> Result<()>
     }
     Ok(())
 }
+
+#[test]
+fn directories_that_cannot_be_replicated_are_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let state = path("state");
+    std::fs::create_dir(path("openid"))?;
+    std::os::unix::fs::symlink(path("openid"), path("same"))?;
+    std::fs::write(path("file"), "")?;
+    let of = |name: &str, mode: &str| format!("{}={mode}", path(name));
+    let cases: [(&[String], &str); 6] = [
+        (&["openid=add".to_owned()], "expected PATH=MODE with a MODE of newest or add"),
+        (&[of("openid", "oldest")], "expected PATH=MODE with a MODE of newest or add"),
+        (&[of("open{id}", "add")], "the directory's name must be 1 to 64 of the characters"),
+        (&[of("openid", "add"), of("openid", "newest")], "it is named twice"),
+        (&[of("openid", "add"), of("same", "add")], "it is named twice"),
+        (&[of("file", "add")], "Not a directory"),
+    ];
+    for (specs, expected) in cases {
+        let mut arguments = vec!["--node", "a=127.0.0.1:1", "--listen", "127.0.0.1:0", "--state-dir", &state];
+        specs.iter().for_each(|spec| arguments.extend(["--replicate", spec]));
+        let said = refusal(&arguments, &[])?;
+        ensure!(said.contains("--replicate") && said.contains(expected), "{specs:?}: {said}");
+    }
+    let directory = of("openid", "add");
+    let said = refusal(&["--store", "redis://127.0.0.1:1/0", "--replicate", &directory], &[])?;
+    ensure!(said.contains("--secret-file: missing"), "{said}");
+    let twice = format!("{directory} {directory}");
+    let said = refusal(&["--node", "a=127.0.0.1:1"], &[("MOORING_REPLICATE", &twice)])?;
+    ensure!(said.contains("--replicate") && said.contains("it is named twice"), "{said}");
+    Ok(())
+}

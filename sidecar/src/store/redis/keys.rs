@@ -16,6 +16,8 @@
 //! | `PREFIX:{directory}:loads` | a hash of how many sessions each sidecar sees in use |
 //! | `PREFIX:{directory}:cron` | the token and the name of who has the lease of scheduled jobs |
 //! | `PREFIX:{directory}:remembers` | since when this store remembers leases, in milliseconds |
+//! | `PREFIX:files:{SET}` | the files of a replicated directory: a hash of their sealed records, of how many changes were `told`, and of its own `generation` |
+//! | `PREFIX:files:{SET}:order`, `PREFIX:files:{SET}:gone` | in which order they changed, and when those went that did |
 //!
 //! The braces are literal: Redis Cluster spreads sessions over its slots by what they enclose, and
 //! keeps the rest, which scripts use together, in one.
@@ -73,6 +75,12 @@ impl Keys {
     /// The lease of who computes it.
     pub(super) fn value_lease(&self, key: &str) -> String {
         format!("{}:lease", self.value(key))
+    }
+
+    /// A replicated directory's files, in which order they changed, and when those went that did.
+    pub(super) fn files(&self, set: &str) -> [String; 3] {
+        let name = format!("{}:files:{{{set}}}", self.prefix);
+        [name.clone(), format!("{name}:order"), format!("{name}:gone")]
     }
 
     /// The pattern of all owners' keys.

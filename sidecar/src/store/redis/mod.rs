@@ -21,12 +21,13 @@ use self::{
     scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, LOAD_AGE, Lifetimes, Listed, Page, Publication,
-    Published, Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, LOAD_AGE, Lifetimes,
+    Listed, Page, Publication, Published, Registered, Registration, Roster, Store, StoreError,
 };
 
 mod address;
 mod copy;
+mod files;
 mod follow;
 mod keys;
 mod link;
@@ -388,5 +389,13 @@ impl Store for Redis {
 
     async fn follow_copies(&self, events: mpsc::Sender<CopyEvent>) {
         follow::follow(&self.link, &self.keys, &events).await;
+    }
+
+    async fn files(&self, set: &str, after: &FilesPlace) -> Result<FilesPage, StoreError> {
+        self.read_files(set, after).await
+    }
+
+    async fn put_file(&self, set: &str, file: &FileRecord) -> Result<Option<FileRecord>, StoreError> {
+        self.write_file(set, file).await
     }
 }

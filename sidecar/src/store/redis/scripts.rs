@@ -247,3 +247,67 @@ return 1
 "#,
     )
 });
+
+/// What changed of a replicated directory, from the beginning if the store has another memory by now. It has
+/// also if somebody knows of more than it (a replica that was behind).
+///
+/// KEYS 1: the hash of its files, with `generation` and `told`; 2: `order`. ARGV 1: the generation and 2: the
+/// number of the change after which to go on; 3: how many at most; 4: a random number. Returns the generation,
+/// and the number, the field and the value of each.
+pub(super) static FILES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local generation = redis.call('HGET', KEYS[1], 'generation')
+if not generation then
+    generation = ARGV[4]
+    redis.call('HSET', KEYS[1], 'generation', generation)
+end
+if generation == ARGV[1] and tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'told') or 0) then
+    generation = ARGV[4]
+    redis.call('HSET', KEYS[1], 'generation', generation)
+end
+local after = generation == ARGV[1] and ARGV[2] or '0'
+local changed = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3])
+local found = {}
+for at = 1, #changed, 2 do
+    local value = redis.call('HGET', KEYS[1], changed[at])
+    if value then
+        table.insert(found, {tonumber(changed[at + 1]), changed[at], value})
+    end
+end
+return {generation, found}
+"#,
+    )
+});
+
+/// Puts a file's record in the place of an older one, and forgets some of what has long been gone.
+///
+/// KEYS 1: the hash of the directory's files; 2: `order`, which change of all was each file's last; 3: `gone`,
+/// when those went that did. ARGV 1: the field; 2: the stamp; 3: the seal; 4: 1 if it is gone; 5: for how many
+/// seconds that is remembered. Returns what is there if that is not older.
+pub(super) static PUT_FILE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local present = redis.call('HGET', KEYS[1], ARGV[1])
+if present and present:match('^%S+') >= ARGV[2] then
+    return present
+end
+local number = (redis.call('HGET', KEYS[1], 'told') or 0) + 1
+redis.call('HSET', KEYS[1], 'told', string.format('%.0f', number),
+    ARGV[1], ARGV[2] .. ' ' .. ARGV[4] .. ' ' .. ARGV[3])
+redis.call('ZADD', KEYS[2], number, ARGV[1])
+local now = tonumber(redis.call('TIME')[1])
+if ARGV[4] == '1' then
+    redis.call('ZADD', KEYS[3], now, ARGV[1])
+else
+    redis.call('ZREM', KEYS[3], ARGV[1])
+end
+for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[5], 'LIMIT', 0, 100)) do
+    redis.call('HDEL', KEYS[1], field)
+    redis.call('ZREM', KEYS[2], field)
+    redis.call('ZREM', KEYS[3], field)
+end
+return false
+"#,
+    )
+});
