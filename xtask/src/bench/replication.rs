@@ -29,7 +29,7 @@ use crate::build;
 #[derive(Args)]
 pub struct Options {
     /// Sessions that are there when a sidecar starts
-    #[arg(long, env = "MOORING_BENCH_SESSIONS", default_value_t = 20_000,
+    #[arg(long, env = "MOORING_BENCH_SESSIONS", default_value_t = 100_000,
           value_parser = clap::value_parser!(u32).range(100..))]
     sessions: u32,
 
