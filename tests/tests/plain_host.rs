@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use harness::{envoy::Bootstrap, root, target, tools};
+use harness::{envoy::Bootstrap, root, say, target, tools};
 
 /// The output of a command that must succeed.
 fn output(command: &mut Command) -> Result<String> {
@@ -28,7 +28,7 @@ fn package() -> Result<PathBuf> {
 #[test]
 fn the_package_holds_what_it_says() -> Result<()> {
     if tools::on_path("dpkg-deb").is_none() {
-        println!("SKIPPED: the Debian package: no dpkg-deb here");
+        say("SKIPPED: the Debian package: no dpkg-deb here");
         return Ok(());
     }
     let (package, folder) = (package()?, tempfile::tempdir()?);
@@ -66,7 +66,7 @@ fn the_package_holds_what_it_says() -> Result<()> {
 #[test]
 fn the_units_are_valid_and_confined() -> Result<()> {
     let Some(analyze) = tools::on_path("systemd-analyze") else {
-        println!("SKIPPED: the systemd units: no systemd-analyze here");
+        say("SKIPPED: the systemd units: no systemd-analyze here");
         return Ok(());
     };
     // The programs that they start need not be installed here.

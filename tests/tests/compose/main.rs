@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     browser::{Browser, http1},
     person::Person,
-    target,
+    say, target,
 };
 
 use self::engine::Engine;
@@ -56,7 +56,7 @@ async fn the_story_of_the_stack() -> Result<()> {
     let engine = match Engine::start().await {
         Ok(engine) => engine,
         Err(problem) => {
-            println!("SKIPPED: the compose stack: no Docker engine runs here: {problem:#}");
+            say(&format!("SKIPPED: the compose stack: no Docker engine runs here: {problem:#}"));
             return Ok(());
         }
     };

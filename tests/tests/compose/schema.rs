@@ -1,7 +1,7 @@
 //! The stack is what the Compose specification calls one, not only what one version of compose takes.
 
 use anyhow::{Result, ensure};
-use harness::{root, schema::problems, tools};
+use harness::{root, say, schema::problems, tools};
 use serde_json::Value;
 
 #[test]
@@ -9,7 +9,7 @@ fn the_stack_fits_the_specification() -> Result<()> {
     let Some(schema) =
         tools::schemas().map(|folder| folder.join("compose-spec.json")).filter(|it| it.is_file())
     else {
-        println!("SKIPPED: the specification of compose files; MOORING_SCHEMAS names no folder with it");
+        say("SKIPPED: the specification of compose files; MOORING_SCHEMAS names no folder with it");
         return Ok(());
     };
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema)?)?;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{schema, tools};
+use harness::{say, schema, tools};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Service},
@@ -65,7 +65,7 @@ pub(crate) fn with_defaults(name: &str) -> Result<Manifests> {
             let schemas = Schemas::read(&folder)?;
             manifests.0.iter_mut().for_each(|object| schemas.set_defaults(object));
         }
-        None => println!("SKIPPED: the defaults of custom resources; MOORING_SCHEMAS names no folder"),
+        None => say("SKIPPED: the defaults of custom resources; MOORING_SCHEMAS names no folder"),
     }
     Ok(manifests)
 }
@@ -172,7 +172,7 @@ fn is_experimental(object: &Value, problem: &str) -> bool {
 fn every_manifest_is_as_its_schema_wants_it() -> Result<()> {
     let schemas = tools::schemas().map(|folder| Schemas::read(&folder)).transpose()?;
     if schemas.is_none() {
-        println!("SKIPPED: no CustomResourceDefinitions to validate against; MOORING_SCHEMAS names none");
+        say("SKIPPED: no CustomResourceDefinitions to validate against; MOORING_SCHEMAS names none");
     }
     let (mut checked, mut unchecked) = (0, BTreeSet::new());
     for name in FOLDERS {
@@ -191,7 +191,10 @@ fn every_manifest_is_as_its_schema_wants_it() -> Result<()> {
     }
     println!("{checked} objects are as their schemas want them");
     for kind in unchecked {
-        println!("SKIPPED: {kind}: no schema of it in {}", tools::schemas().unwrap_or_default().display());
+        say(&format!(
+            "SKIPPED: {kind}: no schema of it in {}",
+            tools::schemas().unwrap_or_default().display()
+        ));
     }
     Ok(())
 }
@@ -205,7 +208,7 @@ fn a_slip_is_found() -> Result<()> {
     ensure!(error.contains(".spec.template.spec.terminationGracePeriodsSeconds"), "{error}");
 
     let Some(folder) = tools::schemas() else {
-        println!("SKIPPED: no CustomResourceDefinitions; MOORING_SCHEMAS names none");
+        say("SKIPPED: no CustomResourceDefinitions; MOORING_SCHEMAS names none");
         return Ok(());
     };
     let (schemas, istio) = (Schemas::read(&folder)?, Manifests::build("istio/full")?);
