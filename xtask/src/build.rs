@@ -73,7 +73,7 @@ pub fn target(name: &str) -> Result<()> {
 /// Builds the proxy-wasm module `name` of a package as Envoy is to load it; returns its size.
 pub fn module(package: &str, name: &str, to: &Path) -> Result<u64> {
     target("wasm32-wasip1")?;
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = cargo_command();
     command.args(["build", "--package", package, "--target", "wasm32-wasip1", "--profile", "wasm"]);
     // Every V8 that runs proxy-wasm modules has SIMD; BLAKE3 uses it.
     let flags = ["-Ctarget-feature=+simd128".to_owned()].into_iter().chain(remapped_paths());
@@ -90,7 +90,7 @@ pub fn static_programs() -> Result<()> {
     if tools::on_path("musl-gcc").is_none() {
         tools::apt(&["musl-tools"]).context("musl-gcc is needed (Debian: musl-tools)")?;
     }
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = cargo_command();
     command.args([
         "build",
         "--release",
@@ -112,7 +112,7 @@ pub fn static_programs() -> Result<()> {
 /// Has a build of this workspace use flags, which may have spaces in them.
 fn with_flags(command: &mut Command, flags: impl IntoIterator<Item = String>) {
     let flags: Vec<_> = flags.into_iter().collect();
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).current_dir(harness::root());
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
 }
 
 /// Flags that keep this machine's paths out of what is built, where panic messages would carry them.
@@ -149,7 +149,19 @@ fn strip(from: &Path, to: &Path) -> Result<u64> {
 
 /// Runs cargo in the workspace; it prints its own progress.
 pub fn cargo(arguments: &[&str]) -> Result<()> {
-    run(Command::new(env!("CARGO")).args(arguments).current_dir(harness::root()))
+    run(cargo_command().args(arguments))
+}
+
+/// Cargo in the workspace, without what the cargo that runs this program told it of its package: some
+/// dependencies' build scripts look at that, and would build them once more.
+pub fn cargo_command() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    let about_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(about_package)) {
+        command.env_remove(name);
+    }
+    command.current_dir(harness::root());
+    command
 }
 
 /// Runs a command that prints for itself.

@@ -69,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn bill_of_materials() -> Result<Vec<u8>> {
     let tool = target().join("tools").join(format!("cyclonedx-{CYCLONEDX}"));
     if !tool.join("bin/cargo-cyclonedx").is_file() {
-        let mut install = Command::new(env!("CARGO"));
+        let mut install = build::cargo_command();
         install.args(["install", "cargo-cyclonedx", "--locked", "--version", CYCLONEDX, "--root"]).arg(&tool);
         install.env("CARGO_TARGET_DIR", target().join("tools/build"));
         tools::run("building cargo-cyclonedx (about two minutes, once)", install)?;
@@ -107,7 +107,7 @@ fn verify(sums: &str) -> Result<()> {
     let source = elsewhere.path().join("a copy");
     build::run(Command::new("git").args(["clone", "--quiet"]).arg(root()).arg(&source))?;
     let to = elsewhere.path().join("again");
-    let mut again = Command::new(env!("CARGO"));
+    let mut again = build::cargo_command();
     again.args(["xtask", "release", "--to"]).arg(&to).current_dir(&source);
     build::run(again.env_remove("CARGO_TARGET_DIR"))?;
     let other = fs::read_to_string(to.join("SHA256SUMS"))?;

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, from a fresh clone.
 
-use std::{process::Command, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use console::style;
@@ -78,7 +78,7 @@ fn lints() -> Result<()> {
 fn affinity_in_wasm() -> Result<()> {
     build::target("wasm32-unknown-unknown")?;
     let runner = wasm_bindgen_test_runner()?;
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = build::cargo_command();
     command.args([
         "test",
         "--release",
@@ -88,7 +88,7 @@ fn affinity_in_wasm() -> Result<()> {
         "wasm32-unknown-unknown",
     ]);
     command.args(["--test", "golden", "--test", "properties"]);
-    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner).current_dir(harness::root());
+    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner);
     build::run(&mut command)
 }
 
@@ -101,7 +101,7 @@ fn wasm_bindgen_test_runner() -> Result<std::path::PathBuf> {
     let folder = harness::target().join("tools").join(format!("wasm-bindgen-{version}"));
     let runner = folder.join("bin/wasm-bindgen-test-runner");
     if !runner.is_file() {
-        let mut install = Command::new(env!("CARGO"));
+        let mut install = build::cargo_command();
         // It starts Node.js, which is what takes time: built for speed it takes twice as long to build.
         install.args(["install", "--debug", "wasm-bindgen-cli", "--version", version, "--root"]).arg(&folder);
         // Not this workspace's target: its flags and profiles are not the tool's.
@@ -127,8 +127,8 @@ fn unit_tests() -> Result<()> {
 /// Runs a package's integration tests. `--package` would choose other features for what they depend on, and
 /// build it all once more.
 fn tests_of(package: &str) -> Result<()> {
-    let mut metadata = Command::new(env!("CARGO"));
-    metadata.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(harness::root());
+    let mut metadata = build::cargo_command();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: Value = serde_json::from_slice(&metadata.output().context("cannot start cargo")?.stdout)?;
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.filter(|it| it["name"] == package).flat_map(|it| it["targets"].as_array());
