@@ -1,9 +1,6 @@
 //! What the module costs without Envoy, as `wasm-bench` of `tests/wasm-host` measures it.
 
-use std::{
-    collections::BTreeMap,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeMap, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -29,9 +26,9 @@ pub struct Case {
 
 /// Builds and runs `wasm-bench`.
 pub fn measure() -> Result<Wasmtime> {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--release", "--quiet", "--package", "wasm-host", "--bin", "wasm-bench"]);
-    command.args(["--", "--json"]).current_dir(harness::root());
+    let mut command = crate::build::cargo_command();
+    command.args(["run", "--release", "--quiet", "--bin", "wasm-bench"]);
+    command.args(["--", "--json"]);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "wasm-bench failed ({})", output.status);
     serde_json::from_slice(&output.stdout).context("wasm-bench printed something else than expected")
