@@ -36,9 +36,10 @@ def activate():
 
 def _share(version, settings, release):
     import odoo.modules
-    import odoo.tools.cache
     from odoo.modules.registry import Registry
     from odoo.tools import frozendict
+    # Not by its full name: in 16 and 17 `odoo.tools.cache` is the class itself.
+    from odoo.tools.cache import ormcache
 
     # In 19 the class is where the ORM is.
     version = version(sys.modules[Registry.__module__])
@@ -53,11 +54,11 @@ def _share(version, settings, release):
         settings.more_methods(),
     )
     version.hook(Registry)
-    _adopt_all(sharing, odoo.tools.cache.ormcache)
+    adopt_all(sharing, version, ormcache)
     _logger.info('the ORM caches are shared through %s, code version %s', settings.cache_socket, code)
 
 
-def _adopt_all(sharing, ormcache):
+def adopt_all(sharing, version, ormcache):
     """Has the caches of methods share that are decorated from now on, and of those that were already."""
     decorate = ormcache.__call__
 
@@ -70,6 +71,6 @@ def _adopt_all(sharing, ormcache):
     for module in [module for name, module in list(sys.modules.items()) if name.startswith('odoo.addons.')]:
         for model in [model for model in vars(module).values() if isinstance(model, type)]:
             for member in vars(model).values():
-                cache = getattr(member, '__cache__', None)
+                cache = version.cache_of(member)
                 if isinstance(cache, ormcache):
                     sharing.adopt(cache)

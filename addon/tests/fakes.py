@@ -226,8 +226,12 @@ class Cache:
         def lookup(model, **arguments):
             return self.lookup(model, **arguments)
 
-        lookup.__cache__ = self
+        self.mark(lookup)
         return lookup
+
+    def mark(self, lookup):
+        """How it is found again."""
+        lookup.__cache__ = self
 
     def entry(self, model, arguments):
         return (self.cache_name, model._name, self.method, *self.key(model, **arguments))
@@ -246,8 +250,20 @@ class Cache16(Cache):
         super().__init__(*names)
         del self.cache_name
 
+    def mark(self, lookup):
+        lookup.clear_cache = self.clear
+
+    def clear(self, model):
+        pass
+
     def entry(self, model, arguments):
         return ('default', model._name, self.method, *self.key(model, **arguments))
+
+
+class Cache17(Cache):
+
+    def mark(self, lookup):
+        lookup.cache = self
 
 
 class Cache19(Cache):
@@ -279,7 +295,7 @@ class Model:
 
 
 REGISTRIES = {16: Registry16, 17: Registry17, 18: Registry18, 19: Registry19}
-CACHES = {16: Cache16, 17: Cache, 18: Cache, 19: Cache19}
+CACHES = {16: Cache16, 17: Cache17, 18: Cache, 19: Cache19}
 
 
 class Sidecar:

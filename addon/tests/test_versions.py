@@ -1,9 +1,12 @@
 # Copyright the Mooring authors. Licensed under LGPL-3.0-or-later.
 """What may be found and what may be published, in every version: two nodes, one database, one sidecar."""
 
+import sys
 import unittest
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from unittest import mock
 
+from mooring.activate import adopt_all
 from mooring.codec import Codec
 from mooring.sharing import SharedMethod, Sharing
 from mooring.versions import VERSIONS
@@ -85,6 +88,26 @@ class Versions(unittest.TestCase):
         self.assertEqual(world.computed, 1)
         self.assertEqual(world.greet(world.request(1), name='bob'), 'hello bob')
         self.assertEqual(world.computed, 2)
+
+    @versions
+    def test_methods_share_that_were_decorated_before_and_after(self, world):
+        ormcache = type('ormcache', (fakes.CACHES[world.number],), {})
+
+        def greet(model, name):
+            world.computed += 1
+            return name
+
+        greet.__module__, greet.__qualname__ = 'odoo.addons.base.models.ir_ui_menu', 'IrUiMenu.load_menus'
+        module = ModuleType('odoo.addons.base')
+        module.IrUiMenu = type('IrUiMenu', (), {'load_menus': ormcache('name')(greet), 'other': object()})
+        with mock.patch.dict(sys.modules, {module.__name__: module}):
+            adopt_all(world.sharing, world.version, ormcache)
+        before, after = module.IrUiMenu.load_menus, ormcache('name')(greet)
+        for lookup in (before, after):
+            for node in (0, 1):
+                world.nodes[node].lru.clear()
+                self.assertEqual(lookup(world.request(node), name='ann'), 'ann')
+        self.assertEqual(world.computed, 1)
 
     @versions
     def test_a_write_on_a_is_seen_on_b_at_the_next_request(self, world):

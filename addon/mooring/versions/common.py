@@ -58,6 +58,10 @@ class Version:
         """Has a registry's class note what the database tells."""
         raise NotImplementedError
 
+    def cache_of(self, method):
+        """The cache of a method that was decorated with one; else whatever."""
+        return getattr(method, '__cache__', None)
+
     def cache_name(self, cache):
         return cache.cache_name
 
@@ -111,12 +115,12 @@ class Version:
 class NamedCaches(Version):
     """Odoo 17 and later: several caches, and a sequence for each that can be cleared.
 
-    :param cleared_by: which caches are cleared by which sequence
+    :param registry_module: it says which caches are cleared by which sequence
     """
 
-    def __init__(self, cleared_by, **kwargs):
+    def __init__(self, registry_module, **kwargs):
         super().__init__(**kwargs)
-        self._cleared_by = cleared_by
+        self._cleared_by = registry_module._CACHES_BY_KEY
 
     def sequences(self, registry):
         return registry.registry_sequence, dict(registry.cache_sequences)

@@ -16,6 +16,9 @@ class Odoo16(Version):
     def clearing(self, sequences, cache_name):
         return sequences if cache_name == CACHE else None
 
+    def cache_of(self, method):
+        return getattr(getattr(method, 'clear_cache', None), '__self__', None)
+
     def cache_name(self, cache):
         return CACHE
 

@@ -1,10 +1,10 @@
 # Copyright the Mooring authors. Licensed under LGPL-3.0-or-later.
 """Odoo 19: keys begin with the model's name and the method, and changes are kept by the transaction."""
 
-from .v17 import Odoo17
+from .v18 import Odoo18
 
 
-class Odoo19(Odoo17):
+class Odoo19(Odoo18):
     def arguments(self, cache, args, kwargs):
         return cache.key(*args, **kwargs)[2:]
 

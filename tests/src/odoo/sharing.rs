@@ -51,6 +51,25 @@ impl Odoo {
         Ok(calls)
     }
 
+    /// Has all workers clear their ORM caches; all but those that some signals, such as "routing", are for.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn invalidate(&self, except: &[&str]) -> Result<()> {
+        // A signal is a sequence's next value; from Odoo 19 on a table's next row.
+        let signals = self.sql(
+            "SELECT 'SELECT nextval(' || quote_literal(relname) || ')' FROM pg_class
+              WHERE relkind = 'S' AND relname ~ '^base_cache_signaling'
+             UNION ALL
+             SELECT 'INSERT INTO ' || relname || ' DEFAULT VALUES' FROM pg_class
+              WHERE relkind = 'r' AND relname ~ '^orm_signaling_' AND relname <> 'orm_signaling_registry'",
+        )?;
+        let signals: Vec<&str> =
+            signals.lines().filter(|signal| !except.iter().any(|name| signal.contains(name))).collect();
+        ensure!(!signals.is_empty(), "this Odoo has no signals");
+        self.sql(&signals.join(";")).map(drop)
+    }
+
     /// What a statement prints.
     ///
     /// # Errors

@@ -24,8 +24,6 @@ use serde_json::{Value, json};
 const SHARING: [usize; 2] = [0, 1];
 const ALONE: [usize; 2] = [2, 3];
 const WORKERS: u32 = 4;
-/// What it must be told to be invalidated, in Odoo 18.
-const SIGNALS: [&str; 5] = ["default", "assets", "templates", "routing", "groups"];
 
 struct World {
     odoo: Odoo,
@@ -75,13 +73,6 @@ impl World {
         Ok(())
     }
 
-    /// Invalidates caches of every worker.
-    fn invalidate(&self, signals: &[&str]) -> Result<()> {
-        let next = signals.iter().map(|name| format!("nextval('base_cache_signaling_{name}')"));
-        let next = next.collect::<Vec<_>>().join(", ");
-        self.odoo.sql(&format!("SELECT {next}")).map(drop)
-    }
-
     /// Calls a method as the administrator.
     async fn call(&self, place: usize, model: &str, method: &str, args: Value, more: Value) -> Result<Value> {
         let args = json!(["mooring", 2, "admin", model, method, args, more]);
@@ -104,7 +95,8 @@ impl World {
     async fn values(&self, place: usize) -> Result<Vec<Value>> {
         let mut values = Vec::new();
         for model in ["res.partner", "res.users", "ir.ui.view", "mail.message", "res.company"] {
-            let views = json!([[[false, "list"], [false, "form"], [false, "search"]]]);
+            let list = if self.odoo.version() < 18 { "tree" } else { "list" };
+            let views = json!([[[false, list], [false, "form"], [false, "search"]]]);
             values.push(self.result(place, model, "get_views", views).await?);
             values.push(self.result(place, model, "fields_get", json!([])).await?);
         }
@@ -159,7 +151,7 @@ async fn two_nodes_share_what_they_compute() -> Result<()> {
 }
 
 async fn values_are_equal(world: &World) -> Result<()> {
-    world.invalidate(&SIGNALS)?;
+    world.odoo.invalidate(&[])?;
     let alone = world.values(ALONE[0]).await?;
     let first = world.values(SHARING[0]).await?;
     let second = world.values(SHARING[1]).await?;
@@ -216,7 +208,7 @@ async fn writes_are_seen_and_rollbacks_are_not(world: &World) -> Result<()> {
         );
         let action = json!([{"name": "x", "model_id": model[0], "state": "code", "code": code}]);
         let action = world.result(a, "ir.actions.server", "create", action).await?;
-        world.invalidate(&SIGNALS)?;
+        world.odoo.invalidate(&[])?;
         let answer = world.call(a, "ir.actions.server", "run", json!([[action]]), json!({})).await?;
         ensure!(answer.to_string().contains("UserError"), "{answer}");
         for place in [b, b, b, b, b, b] {
@@ -234,7 +226,7 @@ async fn a_storm(world: &World) -> Result<()> {
     for (number, nodes) in [SHARING, ALONE].into_iter().enumerate() {
         let mut sums: Vec<(usize, usize)> = Vec::new();
         for _ in 0..3 {
-            world.invalidate(&SIGNALS)?;
+            world.odoo.invalidate(&[])?;
             world.odoo.computed(&nodes)?;
             let everybody = (0..WORKERS as usize * 6).map(|turn| world.values(nodes[turn % 2]));
             try_join_all(everybody).await?;
@@ -276,19 +268,19 @@ async fn cold_pages(world: &World) -> Result<()> {
         person.log_in().await?;
         people.push(person);
     }
-    let mut table = Vec::new();
+    let (page, mut table) = (world.odoo.page(), Vec::new());
     // Routing maps, which cannot be shared, are seldom invalidated.
-    let usual: Vec<&str> = SIGNALS.into_iter().filter(|name| *name != "routing").collect();
-    for (what, signals) in [("all caches", SIGNALS.as_slice()), ("all but routing", &usual)] {
+    let kinds: [(&str, &[&str]); 2] = [("all caches", &[]), ("all but routing", &["routing"])];
+    for (what, except) in kinds {
         let mut times: [[Vec<f64>; 3]; 2] = Default::default();
         for _ in 0..9 {
             for (with, nodes) in [SHARING, ALONE].into_iter().enumerate() {
-                world.invalidate(signals)?;
+                world.odoo.invalidate(except)?;
                 for (turn, place) in nodes.into_iter().enumerate() {
-                    times[with][turn].push(timed(&mut people[place], "/odoo").await?);
+                    times[with][turn].push(timed(&mut people[place], page).await?);
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                times[with][2].push(timed(&mut people[nodes[1]], "/odoo").await?);
+                times[with][2].push(timed(&mut people[nodes[1]], page).await?);
             }
         }
         let [with, without] = times.map(|kinds| kinds.map(median));
@@ -297,7 +289,7 @@ async fn cold_pages(world: &World) -> Result<()> {
     for (what, with, without) in &table {
         for (how, [first, second, warm]) in [("with Mooring", with), ("without", without)] {
             say(&format!(
-                "real Odoo: /odoo after {what} were invalidated, {how}: first worker {first:.0} ms, second {second:.0} ms, \
+                "real Odoo: {page} after {what} were invalidated, {how}: first worker {first:.0} ms, second {second:.0} ms, \
                  warm {warm:.0} ms (second / warm: {:.1})",
                 second / warm
             ));
