@@ -9,6 +9,8 @@ METHODS = frozenset(
     for module, names, methods in (
         ('ir_asset', ('IrAsset',), ('_get_asset_paths',)),
         ('ir_qweb', ('IrQWeb', 'IrQweb'), ('_generate_asset_links_cache',)),
+        # Of 16.
+        ('ir_qweb', ('IrQWeb',), ('_generate_asset_nodes_cache', '_get_asset_content')),
         ('ir_ui_view', ('Model', 'Base'), ('_get_view_cache',)),
         ('ir_ui_menu', ('IrUiMenu',), ('load_menus', 'load_menus_root', '_visible_menu_ids')),
         ('ir_actions', ('IrActions', 'IrActionsActions'), ('_get_bindings',)),

@@ -27,7 +27,7 @@ const WORKERS: u32 = 4;
 
 struct World {
     odoo: Odoo,
-    places: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     sidecars: Vec<CacheSidecar>,
     _redis: Server,
     _folder: tempfile::TempDir,
@@ -45,19 +45,18 @@ impl World {
             odoo.cache_sockets[place] = Some(sidecar.socket.clone());
             sidecars.push(sidecar);
         }
-        let mut world = Self { odoo, places: vec![], sidecars, _redis: redis, _folder: folder };
+        let place = || -> Result<SocketAddr> { Ok(([127, 0, 0, 1], free_port()?).into()) };
+        let endpoints =
+            (0..4).map(|_| Ok(Endpoint { http: place()?, gevent: place()? })).collect::<Result<_>>()?;
+        let mut world = Self { odoo, endpoints, sidecars, _redis: redis, _folder: folder };
         world.start_nodes(WORKERS).await?;
         Ok(world)
     }
 
     async fn start_nodes(&mut self, workers: u32) -> Result<()> {
         self.odoo.workers = workers;
-        self.places.clear();
-        for place in 0..4 {
-            let (http, gevent) =
-                (([127, 0, 0, 1], free_port()?).into(), ([127, 0, 0, 1], free_port()?).into());
-            self.odoo.start(place, Endpoint { http, gevent }).await?;
-            self.places.push(http);
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
+            self.odoo.start(place, *endpoint).await?;
         }
         for place in SHARING {
             let log = self.odoo.logged(place);
@@ -78,7 +77,7 @@ impl World {
         let args = json!(["mooring", 2, "admin", model, method, args, more]);
         let params = json!({"service": "object", "method": "execute_kw", "args": args});
         let body = json!({"jsonrpc": "2.0", "method": "call", "id": 1, "params": params}).to_string();
-        let mut browser = browser::Browser::new(browser::http1(), self.places[place]);
+        let mut browser = browser::Browser::new(browser::http1(), self.endpoints[place].http);
         let json = [("content-type", "application/json")];
         let answer = browser.request(Method::POST, "/jsonrpc", &json, body).await?;
         Ok(serde_json::from_slice(&answer.body)?)
@@ -94,7 +93,7 @@ impl World {
     /// What many methods with caches return.
     async fn values(&self, place: usize) -> Result<Vec<Value>> {
         let mut values = Vec::new();
-        for model in ["res.partner", "res.users", "ir.ui.view", "mail.message", "res.company"] {
+        for model in ["res.partner", "res.users", "ir.ui.view", "mail.message", "res.currency"] {
             let list = if self.odoo.version() < 18 { "tree" } else { "list" };
             let views = json!([[[false, list], [false, "form"], [false, "search"]]]);
             values.push(self.result(place, model, "get_views", views).await?);
@@ -137,6 +136,8 @@ async fn two_nodes_share_what_they_compute() -> Result<()> {
     world.stop_nodes().await?;
     world.start_nodes(1).await?;
     cold_pages(&world).await?;
+    cold_calls(&world).await?;
+    after_a_restart(&mut world).await?;
     for place in SHARING {
         let log = world.odoo.logged(place);
         ensure!(!log.contains("is not shared"), "{log}");
@@ -222,29 +223,26 @@ async fn writes_are_seen_and_rollbacks_are_not(world: &World) -> Result<()> {
 
 /// Everybody asks for everything, from all workers at once, just after an invalidation.
 async fn a_storm(world: &World) -> Result<()> {
-    let mut most = [0, 0];
     for (number, nodes) in [SHARING, ALONE].into_iter().enumerate() {
-        let mut sums: Vec<(usize, usize)> = Vec::new();
+        let how = ["with Mooring", "without"][number];
         for _ in 0..3 {
             world.odoo.invalidate(&[])?;
             world.odoo.computed(&nodes)?;
             let everybody = (0..WORKERS as usize * 6).map(|turn| world.values(nodes[turn % 2]));
             try_join_all(everybody).await?;
             let times = times(world.odoo.computed(&nodes)?);
-            most[number] = most[number].max(times.values().copied().max().unwrap_or(0));
-            sums.push((times.len(), times.values().sum()));
+            let (values, sum) = (times.len(), times.values().sum::<usize>());
+            let (call, most) =
+                times.iter().max_by_key(|(_, times)| **times).context("nothing was computed")?;
+            say(&format!(
+                "real Odoo: a storm over 2 nodes with {WORKERS} workers each, {how}: {values} values, computed {sum} \
+                 times; one of them {most} times"
+            ));
+            // Once each, but for what took less than the threshold here and there.
+            let (shared, alone) = (sum * 2 <= values * 3 && *most <= 4, sum > values * 5);
+            ensure!(if number == 0 { shared } else { alone }, "{how}: {most} times {call}");
         }
-        let how = ["with Mooring", "without"][number];
-        let sums: Vec<_> =
-            sums.iter().map(|(values, sum)| format!("{values} values, computed {sum} times")).collect();
-        say(&format!(
-            "real Odoo: a storm over 2 nodes with {WORKERS} workers each, {how}: {}; one of them {} times",
-            sums.join("; "),
-            most[number]
-        ));
     }
-    ensure!(most[0] <= 2, "a value was computed {} times", most[0]);
-    ensure!(most[1] > 2, "without Mooring as well: the test shows nothing");
     Ok(())
 }
 
@@ -260,15 +258,37 @@ async fn timed(person: &mut Person, path: &str) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-/// A page at a worker whose caches were invalidated, after another node has served it; then once more.
-async fn cold_pages(world: &World) -> Result<()> {
+/// Times at the first and the second worker, and at a warm one.
+type Times = [f64; 3];
+
+/// With Mooring and without.
+type Both = [Times; 2];
+
+/// Somebody logged in at each node.
+async fn people(world: &World) -> Result<Vec<Person>> {
     let mut people = Vec::new();
     for place in 0..4 {
-        let mut person = Person::new(&browser::http1(), world.places[place], format!("203.0.113.{place}"));
+        let mut person =
+            Person::new(&browser::http1(), world.endpoints[place].http, format!("203.0.113.{place}"));
         person.log_in().await?;
         people.push(person);
     }
-    let (page, mut table) = (world.odoo.page(), Vec::new());
+    Ok(people)
+}
+
+fn tell(what: &str, both: &Both) {
+    for (how, [first, second, warm]) in [("with Mooring", both[0]), ("without", both[1])] {
+        say(&format!(
+            "real Odoo: {what}, {how}: first worker {first:.1} ms, second {second:.1} ms, warm {warm:.1} ms (second / \
+             warm: {:.1})",
+            second / warm
+        ));
+    }
+}
+
+/// A page at a worker whose caches were invalidated, after another node has served it; then once more.
+async fn cold_pages(world: &World) -> Result<()> {
+    let (page, mut people) = (world.odoo.page(), people(world).await?);
     // Routing maps, which cannot be shared, are seldom invalidated.
     let kinds: [(&str, &[&str]); 2] = [("all caches", &[]), ("all but routing", &["routing"])];
     for (what, except) in kinds {
@@ -283,19 +303,58 @@ async fn cold_pages(world: &World) -> Result<()> {
                 times[with][2].push(timed(&mut people[nodes[1]], page).await?);
             }
         }
-        let [with, without] = times.map(|kinds| kinds.map(median));
-        table.push((what, with, without));
+        let both = times.map(|kinds| kinds.map(median));
+        tell(&format!("{page} after {what} were invalidated"), &both);
+        ensure!(both[0][1] < both[1][1], "the second worker gains nothing: {both:?}");
     }
-    for (what, with, without) in &table {
-        for (how, [first, second, warm]) in [("with Mooring", with), ("without", without)] {
-            say(&format!(
-                "real Odoo: {page} after {what} were invalidated, {how}: first worker {first:.0} ms, second {second:.0} ms, \
-                 warm {warm:.0} ms (second / warm: {:.1})",
-                second / warm
-            ));
+    Ok(())
+}
+
+/// The same for calls as a browser makes them, all caches invalidated before each.
+async fn cold_calls(world: &World) -> Result<()> {
+    let mut people = people(world).await?;
+    let list = if world.odoo.version() < 18 { "tree" } else { "list" };
+    let views = json!([[[false, list], [false, "form"], [false, "search"]]]);
+    let calls = [
+        ("res.partner", "get_views", views),
+        ("res.partner", "fields_get", json!([])),
+        ("ir.ui.menu", "load_menus", json!([false])),
+    ];
+    for (model, method, args) in calls {
+        let mut times: [[Vec<f64>; 3]; 2] = Default::default();
+        for _ in 0..9 {
+            for (with, nodes) in [SHARING, ALONE].into_iter().enumerate() {
+                world.odoo.invalidate(&[])?;
+                for (turn, place) in [(0, nodes[0]), (1, nodes[1]), (2, nodes[1])] {
+                    let params = json!({"model": model, "method": method, "args": args, "kwargs": {}});
+                    let body = json!({"jsonrpc": "2.0", "method": "call", "params": params}).to_string();
+                    let path = format!("/web/dataset/call_kw/{model}/{method}");
+                    let began = Instant::now();
+                    let answer = people[place].post(&path, "application/json", body).await?;
+                    times[with][turn].push(began.elapsed().as_secs_f64() * 1e3);
+                    ensure!(answer.text().contains("\"result\""), "{}", answer.text());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        tell(&format!("{model}.{method} after an invalidation"), &times.map(|kinds| kinds.map(median)));
+    }
+    Ok(())
+}
+
+/// The first page of nodes that were restarted; the sidecars were not.
+async fn after_a_restart(world: &mut World) -> Result<()> {
+    let mut times: [[Vec<f64>; 3]; 2] = Default::default();
+    let (page, mut people) = (world.odoo.page(), people(world).await?);
+    for _ in 0..3 {
+        world.stop_nodes().await?;
+        world.start_nodes(1).await?;
+        for (with, nodes) in [SHARING, ALONE].into_iter().enumerate() {
+            for (turn, place) in [(0, nodes[0]), (1, nodes[1]), (2, nodes[1])] {
+                times[with][turn].push(timed(&mut people[place], page).await?);
+            }
         }
     }
-    let (_, with, without) = table.first().context("no page")?;
-    ensure!(with[1] < without[1], "the second worker gains nothing: {with:?} {without:?}");
+    tell("the first page after a restart", &times.map(|kinds| kinds.map(median)));
     Ok(())
 }
