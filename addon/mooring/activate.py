@@ -20,15 +20,16 @@ def activate():
     import odoo
     from odoo.tools import config
 
-    try:
-        settings = Settings.read(config.misc.get('mooring', {}))
-    except ValueError as problem:
-        _logger.error('%s: the ORM caches are not shared', problem)
-        return
     version = VERSIONS.get(odoo.release.version_info[0])
     if version is None:
         _logger.warning('the ORM caches of Odoo %s are not shared', odoo.release.version)
-    elif config['test_enable'] or config['dev_mode']:
+        return
+    try:
+        settings = Settings.read(version.settings(config))
+    except ValueError as problem:
+        _logger.error('%s: the ORM caches are not shared', problem)
+        return
+    if config['test_enable'] or config['dev_mode']:
         _logger.info('the ORM caches are not shared with --test-enable or --dev')
     elif settings.cache_socket:
         _share(version, settings, odoo.release.version)

@@ -2,6 +2,7 @@
 """What may be found and what may be published, in every version: two nodes, one database, one sidecar."""
 
 import sys
+import tempfile
 import unittest
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -237,6 +238,20 @@ class Versions(unittest.TestCase):
 
         self.assertEqual(world.greet(world.request(0), name=Odd('ann')), 'hello ann')
         self.assertEqual(world.sidecar.values, {})
+
+
+class Settings(unittest.TestCase):
+
+    def test_they_are_read_from_odoo_s_file(self):
+        for number in (16, 17, 18):
+            config = SimpleNamespace(misc={'mooring': {'wait_ms': '7'}})
+            self.assertEqual(VERSIONS[number].settings(config), {'wait_ms': '7'})
+            self.assertEqual(VERSIONS[number].settings(SimpleNamespace(misc={})), {})
+        with tempfile.NamedTemporaryFile('w') as file:
+            file.write('[options]\nx = %(y)s\n[mooring]\nWait_ms = 7\n')
+            file.flush()
+            self.assertEqual(VERSIONS[19].settings({'config': file.name}), {'wait_ms': '7'})
+        self.assertEqual(VERSIONS[19].settings({'config': '/nowhere'}), {})
 
 
 class SeveralCaches(unittest.TestCase):

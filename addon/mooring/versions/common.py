@@ -46,6 +46,11 @@ class Version:
 
     # what differs
 
+    @staticmethod
+    def settings(config):
+        """What stands under [mooring] in odoo.conf."""
+        return config.misc.get('mooring', {})
+
     def sequences(self, registry):
         """The sequences that a registry goes by."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import re
 
 
 def post_load():
@@ -22,7 +23,9 @@ def post_load():
 
         @functools.wraps(method)
         def counted(model, *args, **kwargs):
-            line = f'{method.__qualname__} {model._name} {cache.key(model, *args, **kwargs)!r}\n'.encode()
+            # From 19 on the key holds the method.
+            key = re.sub(' at 0x[0-9a-f]+', '', repr(cache.key(model, *args, **kwargs)))
+            line = f'{method.__qualname__} {model._name} {key}\n'.encode()
             counter = os.open(os.environ['MOORING_COUNT'], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(counter, line)
             os.close(counter)
