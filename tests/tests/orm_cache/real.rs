@@ -342,10 +342,14 @@ async fn cold_calls(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The first page of nodes that were restarted; the sidecars were not.
+/// The first page of nodes that were restarted; the sidecars were not, and know what it takes.
 async fn after_a_restart(world: &mut World) -> Result<()> {
     let mut times: [[Vec<f64>; 3]; 2] = Default::default();
     let (page, mut people) = (world.odoo.page(), people(world).await?);
+    // Twice: their first page has Odoo greet them, which writes, so that nothing of it is published.
+    for place in [0, 1, 2, 3, 0, 1, 2, 3] {
+        timed(&mut people[place], page).await?;
+    }
     for _ in 0..3 {
         world.stop_nodes().await?;
         world.start_nodes(1).await?;
