@@ -15,6 +15,7 @@ mod cron;
 mod directory;
 mod doctor;
 mod drain_command;
+mod files;
 mod health_command;
 mod heartbeat;
 mod limit;

@@ -13,13 +13,14 @@ use tokio::{task::block_in_place, time::Instant};
 
 use super::{
     decide::{Mode, State, Step, Version, decide},
-    folder::{File, Folder, LARGEST, Look, MOST, Sight},
+    folder::{File, Folder, Look, MOST, Sight},
     name::{DEEPEST, Name},
 };
 use crate::{
     cli::ReplicateSpec,
+    files::{LARGEST, now_ns},
     metrics::{FileOutcome, Metrics},
-    sessions::{Sealer, now_ns},
+    sessions::Sealer,
     store::{FileRecord, FilesPlace, Store, StoreError},
 };
 

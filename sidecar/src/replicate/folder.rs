@@ -1,19 +1,14 @@
-//! A replicated directory on this disk. It is not trusted, and neither are names from the store: links are not
-//! followed, and only plain files are opened, read and replaced.
+//! A replicated directory on this disk. It is not trusted, and neither are names from the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Read, Write},
+    io,
     os::fd::OwnedFd,
     path::PathBuf,
 };
 
 use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
-        fchmod, fstat, futimens, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
-    },
+    fs::{AtFlags, Dir, FileType, Mode, RenameFlags, Stat, fstat, renameat, renameat_with, statat, unlinkat},
     io::Errno,
 };
 
@@ -21,10 +16,8 @@ use super::{
     decide::State,
     name::{DEEPEST, Name, is_temporary},
 };
-use crate::sessions::{FOLDER, NEW, READ, give};
+use crate::files;
 
-/// The largest file that is carried.
-pub(super) const LARGEST: u64 = 256 << 10;
 /// The most entries of a directory, with those of its folders.
 pub(super) const MOST: usize = 10_000;
 /// What nobody but its owner gets to do is no part of a mode.
@@ -144,21 +137,15 @@ impl Folder {
         let (folders, last) = name.parts();
         let mut folder = root;
         for part in folders {
-            let made = mkdirat(&folder, part, Mode::from_raw_mode(0o755));
-            let next = openat(&folder, part, FOLDER, Mode::empty())?;
-            match made {
-                Ok(()) => give(&next, &owner)?,
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            folder = next;
+            folder = files::make_folder(&folder, part, &owner)?;
         }
         if read_in(&folder, last)?.map(|(there, _)| there.state()).as_ref() != seen {
             return Ok(false);
         }
         let temporary = format!("mooring-{:016x}.tmp", rand::random::<u64>());
-        let open = openat(&folder, &temporary, NEW, Mode::RUSR | Mode::WUSR)?;
-        let written = fill(open, file, &owner).and_then(|()| {
+        let (new, mode) = (files::create(&folder, &temporary)?, Mode::from_raw_mode(file.mode & MODE));
+        let filled = files::fill(new, &file.content, &owner, mode, file.modified_ns);
+        let written = filled.and_then(|()| {
             // What came into being meanwhile, or is no plain file, is not replaced.
             let flags = if seen.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
             match renameat_with(&folder, &temporary, &folder, last, flags) {
@@ -197,18 +184,14 @@ impl Folder {
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(openat(CWD, &self.root, flags, Mode::empty())?)
+        files::open_root(&self.root)
     }
 
     fn descend<'n>(&self, folders: impl Iterator<Item = &'n str>) -> io::Result<Option<OwnedFd>> {
         let mut folder = self.open()?;
         for part in folders {
-            folder = match openat(&folder, part, FOLDER, Mode::empty()) {
-                Ok(folder) => folder,
-                Err(Errno::NOENT) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
+            let Some(next) = files::open_folder(&folder, part)? else { return Ok(None) };
+            folder = next;
         }
         Ok(Some(folder))
     }
@@ -235,14 +218,12 @@ fn look_into(folder: &OwnedFd, path: &str, depth: usize, look: &mut Look) -> io:
         let inside = format!("{path}{text}");
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if depth < DEEPEST => {
-                match openat(folder, bytes, FOLDER, Mode::empty()) {
-                    Ok(next) => look_into(&next, &format!("{inside}/"), depth + 1, look)?,
-                    Err(Errno::NOENT) => {}
-                    Err(error) => return Err(error.into()),
+                if let Some(next) = files::open_folder(folder, bytes)? {
+                    look_into(&next, &format!("{inside}/"), depth + 1, look)?;
                 }
                 continue;
             }
-            FileType::RegularFile if fits(&stat) && bytes.to_str().is_ok() => {
+            FileType::RegularFile if files::is_carried(&stat) && bytes.to_str().is_ok() => {
                 if let Some(name) = Name::new(&inside) {
                     look.files.insert(name, Sight::of(&stat));
                     continue;
@@ -255,50 +236,26 @@ fn look_into(folder: &OwnedFd, path: &str, depth: usize, look: &mut Look) -> io:
     Ok(())
 }
 
-fn fits(stat: &Stat) -> bool {
-    u64::try_from(stat.st_size).is_ok_and(|size| size <= LARGEST)
-}
-
 fn read_in(folder: &OwnedFd, name: &str) -> io::Result<Option<(File, Sight)>> {
-    // A device is not even opened: that alone may do something.
-    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
-        Ok(_) | Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    }
-    let file = match openat(folder, name, READ, Mode::empty()) {
-        Ok(file) => fs::File::from(file),
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let stat = fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !fits(&stat) {
-        return Ok(None);
-    }
-    let mut content = Vec::new();
-    file.take(LARGEST).read_to_end(&mut content)?;
-    let modified_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
-    Ok(Some((File { mode: stat.st_mode & MODE, modified_ns, content }, Sight::of(&stat))))
-}
-
-fn fill(open: OwnedFd, file: &File, owner: &Stat) -> io::Result<()> {
-    let mut open = fs::File::from(open);
-    open.write_all(&file.content)?;
-    give(&open, owner)?;
-    fchmod(&open, Mode::from_raw_mode(file.mode & MODE))?;
-    let last_modification = Timespec {
-        tv_sec: file.modified_ns.div_euclid(1_000_000_000),
-        tv_nsec: file.modified_ns.rem_euclid(1_000_000_000),
-    };
-    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    Ok(futimens(&open, &Timestamps { last_access, last_modification })?)
+    let read = files::read(folder, name)?;
+    Ok(read.map(|plain| {
+        let (mode, modified_ns) = (plain.stat.st_mode & MODE, plain.modified_ns());
+        let sight = Sight::of(&plain.stat);
+        (File { mode, modified_ns, content: plain.content }, sight)
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    };
+
+    use rustix::fs::CWD;
 
     use super::*;
+    use crate::files::LARGEST;
 
     fn file(content: &str) -> File {
         File { mode: 0o640, modified_ns: 1_234_567_890_123_456_789, content: content.into() }

@@ -192,7 +192,7 @@ async fn what_is_no_file_any_more_is_not_deleted_elsewhere_and_comes_back() {
     world.rounds(3).await;
     assert!(fs::symlink_metadata(world.path(0, "a")).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(world.path(1, "a")).unwrap(), "two");
-    world.write(1, "large", &"x".repeat(folder::LARGEST as usize + 1));
+    world.write(1, "large", &"x".repeat(crate::files::LARGEST as usize + 1));
     world.rounds(2).await;
     assert!(!world.path(0, "large").exists());
     let mut text = world.metrics.text(&[], true, 0);

@@ -10,7 +10,7 @@ use affinity::{
 use super::{
     carrier::{Carrier, Job},
     decide::Action,
-    disk::{now_ns, place_of},
+    disk::place_of,
     goner::Verdict,
     holders::holders,
     memory::Known,
@@ -18,6 +18,7 @@ use super::{
     step::{Here, Problem},
 };
 use crate::{
+    files::now_ns,
     metrics::CopyOutcome,
     store::{Copy, EndedBy, Publication, Published},
 };

@@ -1,38 +1,22 @@
-//! One node's sessions directory. Odoo's folder is not trusted: links are not followed, what is no plain
-//! file is not opened for long, and what is too large is left alone.
+//! One node's sessions directory.
 
 use std::{
-    fs,
-    io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use affinity::SessionKey;
 use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
-        fchmod, fchown, fstat, futimens, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
-    },
+    fs::{AtFlags, Dir, Mode, RenameFlags, fstat, renameat, renameat_with, unlinkat},
     io::Errno,
-    process::geteuid,
 };
 
 use super::{
     layout::{Layout, Sid, is_folder},
     snapshot::{File, Snapshot},
 };
-
-/// The largest file that is taken for a session. Odoo's have under 1 KB.
-const LARGEST: u64 = 256 << 10;
-pub(crate) const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Without NONBLOCK a pipe would hold up whoever opens it.
-pub(crate) const READ: OFlags =
-    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-pub(crate) const NEW: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
+use crate::files;
 
 /// A sessions directory.
 #[derive(Clone, Debug)]
@@ -180,18 +164,15 @@ impl Disk {
 
     /// Opens the directory.
     pub(super) fn open(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(openat(CWD, &self.root, flags, Mode::empty())?)
+        files::open_root(&self.root)
     }
 
     /// The folder of a session's files, if it is there.
     fn folder(&self, layout: Layout, sid: &Sid) -> io::Result<Option<OwnedFd>> {
         let root = self.open()?;
-        let Some(name) = layout.folder(sid) else { return Ok(Some(root)) };
-        match openat(&root, name, FOLDER, Mode::empty()) {
-            Ok(folder) => Ok(Some(folder)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
+        match layout.folder(sid) {
+            Some(name) => files::open_folder(&root, name),
+            None => Ok(Some(root)),
         }
     }
 
@@ -201,27 +182,15 @@ impl Disk {
     fn write_file(&self, layout: Layout, file: &File, new: bool) -> io::Result<bool> {
         let root = self.open()?;
         let owner = fstat(&root)?;
-        let folder = match self.folder(layout, &file.sid)? {
-            Some(folder) => folder,
-            None => self.make_folder(&root, &owner, layout, &file.sid)?,
+        let folder = match layout.folder(&file.sid) {
+            Some(name) => files::make_folder(&root, name, &owner)?,
+            None => self.open()?,
         };
         let name = temporary_name();
-        let temporary = openat(&root, &name, NEW, Mode::RUSR | Mode::WUSR)?;
+        let temporary = files::create(&root, &name)?;
         let write = || -> io::Result<bool> {
-            let mut temporary = fs::File::from(temporary);
-            temporary.write_all(&file.content)?;
-            give(&temporary, &owner)?;
-            fchmod(&temporary, Mode::RUSR | Mode::WUSR)?;
-            futimens(
-                &temporary,
-                &Timestamps {
-                    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                    last_modification: Timespec {
-                        tv_sec: file.modified_ns.div_euclid(1_000_000_000),
-                        tv_nsec: file.modified_ns.rem_euclid(1_000_000_000),
-                    },
-                },
-            )?;
+            let mode = Mode::RUSR | Mode::WUSR;
+            files::fill(temporary, &file.content, &owner, mode, file.modified_ns)?;
             let to = layout.name(&file.sid);
             let flags = if new { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
             match renameat_with(&root, &name, &folder, &to, flags) {
@@ -241,18 +210,6 @@ impl Disk {
         written
     }
 
-    fn make_folder(&self, root: &OwnedFd, owner: &Stat, layout: Layout, sid: &Sid) -> io::Result<OwnedFd> {
-        let name = layout.folder(sid).unwrap_or_default();
-        match mkdirat(root, name, Mode::from_raw_mode(0o755)) {
-            // Odoo may have been quicker.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let folder = openat(root, name, FOLDER, Mode::empty())?;
-        give(&folder, owner)?;
-        Ok(folder)
-    }
-
     fn remove_file(&self, layout: Layout, sid: &Sid) -> io::Result<()> {
         let Some(folder) = self.folder(layout, sid)? else { return Ok(()) };
         match unlinkat(&folder, layout.name(sid), AtFlags::empty()) {
@@ -267,43 +224,10 @@ pub(super) fn temporary_name() -> String {
     format!("mooring-{:016x}.__wz_sess", rand::random::<u64>())
 }
 
-/// Gives a file to whom the sessions directory belongs, if this process may.
-pub(crate) fn give(file: impl AsFd, owner: &Stat) -> io::Result<()> {
-    if geteuid().is_root() {
-        fchown(file, Some(rustix::fs::Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
-    }
-    Ok(())
-}
-
-/// A session's file, if it is a plain one that is not too large.
+/// A session's file, if it is one that is carried.
 fn read_file(folder: &OwnedFd, layout: Layout, sid: Sid) -> io::Result<Option<File>> {
-    let name = layout.name(&sid);
-    // A device is not even opened: that alone may do something.
-    match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
-        Ok(_) | Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    }
-    let file = match openat(folder, &name, READ, Mode::empty()) {
-        Ok(file) => fs::File::from(file),
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let stat = fstat(&file)?;
-    let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size > LARGEST {
-        return Ok(None);
-    }
-    let mut content = Vec::new();
-    file.take(LARGEST).read_to_end(&mut content)?;
-    let modified_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
-    Ok(Some(File { sid, modified_ns, content }))
-}
-
-/// Nanoseconds since 1970.
-pub(crate) fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    let read = files::read(folder, &layout.name(&sid))?;
+    Ok(read.map(|plain| File { sid, modified_ns: plain.modified_ns(), content: plain.content }))
 }
 
 /// Where a snapshot's files lie.
@@ -322,6 +246,8 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use rustix::fs::{CWD, FileType};
 
     use super::*;
 

@@ -35,7 +35,6 @@ mod step;
 mod watch;
 mod writable;
 
-pub(crate) use disk::{FOLDER, NEW, READ, give, now_ns};
 pub(crate) use seal::{SIGNATURE, Sealer};
 pub(crate) use settle::{Brought, bring, end, may_take_over, settled};
 pub(crate) use writable::{check, has_room};

@@ -1,18 +1,18 @@
 //! Whether sessions can be written to a directory: by this process at all, and right now.
 
 use std::{
-    fs::File,
     io::{Error, ErrorKind, Result, Write},
     os::fd::OwnedFd,
     path::Path,
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, fstat, openat, unlinkat},
+    fs::{AtFlags, fstat, unlinkat},
     process::geteuid,
 };
 
-use super::disk::{Disk, NEW, temporary_name};
+use super::disk::{Disk, temporary_name};
+use crate::files;
 
 /// What a session takes on most disks.
 const ONE_SESSION: usize = 4096;
@@ -47,8 +47,7 @@ pub(crate) fn has_room(directory: &Path) -> Result<()> {
 /// Writes a file and removes it.
 fn write(root: &OwnedFd, content: &[u8]) -> Result<()> {
     let name = temporary_name();
-    let file = openat(root, &name, NEW, Mode::RUSR | Mode::WUSR)?;
-    let written = File::from(file).write_all(content);
+    let written = files::create(root, &name)?.write_all(content);
     unlinkat(root, &name, AtFlags::empty())?;
     written
 }
