@@ -289,6 +289,19 @@ impl Odoo {
         serde_json::from_slice(&fs::read(file).ok()?).ok()
     }
 
+    /// Has a session be older than it is.
+    ///
+    /// # Errors
+    /// If the node has no file of it that says when it was made, or it cannot be written.
+    pub fn age(&self, place: usize, sid: &str, by: Duration) -> Result<()> {
+        let mut session = self.session(place, sid).context("no such session")?;
+        let made = session["create_time"].as_f64().context("a session of no age")?;
+        session["create_time"] = (made - by.as_secs_f64()).into();
+        let temporary = self.sessions(place).join("aged.__wz_sess");
+        fs::write(&temporary, session.to_string())?;
+        Ok(fs::rename(temporary, self.session_file(place, sid).context("no such session")?)?)
+    }
+
     /// A node's file of a session, if it has one.
     fn session_file(&self, place: usize, sid: &str) -> Option<PathBuf> {
         Some(self.sessions(place).join(sid.get(..2)?).join(sid)).filter(|file| file.is_file())
