@@ -1,9 +1,11 @@
-"""Tests only: a line for each value that an ORM cache had to compute goes to $MOORING_COUNT."""
+"""Tests only: a line for each value that an ORM cache had to compute goes to $MOORING_COUNT, with the milliseconds
+that it took."""
 
 import functools
 import gc
 import os
 import re
+import time
 
 
 def post_load():
@@ -25,11 +27,14 @@ def post_load():
         def counted(model, *args, **kwargs):
             # From 19 on the key holds the method.
             key = re.sub(' at 0x[0-9a-f]+', '', repr(cache.key(model, *args, **kwargs)))
-            line = f'{method.__qualname__} {model._name} {key}\n'.encode()
+            began = time.monotonic()
+            value = method(model, *args, **kwargs)
+            took = (time.monotonic() - began) * 1000
+            line = f'{took:.1f} {method.__qualname__} {model._name} {key}\n'.encode()
             counter = os.open(os.environ['MOORING_COUNT'], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(counter, line)
             os.close(counter)
-            return method(model, *args, **kwargs)
+            return value
 
         setattr(owner, name, counted)
 

@@ -37,15 +37,21 @@ impl Odoo {
         self.folder.path().join(format!("node-{}.computed", place + 1))
     }
 
-    /// What the ORM caches of some nodes computed since this was asked last, a call a line.
+    /// What the ORM caches of some nodes computed since this was asked last: calls, with the milliseconds that
+    /// each took.
     ///
     /// # Errors
     /// If that cannot be read.
-    pub fn computed(&self, places: &[usize]) -> Result<Vec<String>> {
+    pub fn computed(&self, places: &[usize]) -> Result<Vec<(String, f64)>> {
         let mut calls = Vec::new();
         for place in places {
             let path = self.count(*place);
-            calls.extend(fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned));
+            let lines = fs::read_to_string(&path).unwrap_or_default();
+            let call = |line: &str| {
+                let (took, call) = line.split_once(' ')?;
+                Some((call.to_owned(), took.parse().ok()?))
+            };
+            calls.extend(lines.lines().filter_map(call));
             fs::write(path, "")?;
         }
         Ok(calls)
