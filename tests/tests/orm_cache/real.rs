@@ -90,13 +90,17 @@ impl World {
         Ok(answer["result"].take())
     }
 
+    /// The arguments of `get_views`.
+    fn views(&self) -> Value {
+        let list = if self.odoo.version() < 18 { "tree" } else { "list" };
+        json!([[[false, list], [false, "form"], [false, "search"]]])
+    }
+
     /// What many methods with caches return.
     async fn values(&self, place: usize) -> Result<Vec<Value>> {
         let mut values = Vec::new();
         for model in ["res.partner", "res.users", "ir.ui.view", "mail.message", "res.currency"] {
-            let list = if self.odoo.version() < 18 { "tree" } else { "list" };
-            let views = json!([[[false, list], [false, "form"], [false, "search"]]]);
-            values.push(self.result(place, model, "get_views", views).await?);
+            values.push(self.result(place, model, "get_views", self.views()).await?);
             values.push(self.result(place, model, "fields_get", json!([])).await?);
         }
         values.push(self.result(place, "ir.ui.menu", "load_menus", json!([false])).await?);
@@ -313,10 +317,8 @@ async fn cold_pages(world: &World) -> Result<()> {
 /// The same for calls as a browser makes them, all caches invalidated before each.
 async fn cold_calls(world: &World) -> Result<()> {
     let mut people = people(world).await?;
-    let list = if world.odoo.version() < 18 { "tree" } else { "list" };
-    let views = json!([[[false, list], [false, "form"], [false, "search"]]]);
     let calls = [
-        ("res.partner", "get_views", views),
+        ("res.partner", "get_views", world.views()),
         ("res.partner", "fields_get", json!([])),
         ("ir.ui.menu", "load_menus", json!([false])),
     ];
