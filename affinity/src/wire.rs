@@ -141,6 +141,18 @@ pub struct NodesReply {
     /// Who runs scheduled jobs, if anybody asked to.
     #[serde(default)]
     pub cron: Option<LeaseHolder>,
+    /// What is wrong with the store, if anything.
+    #[serde(default)]
+    pub store: Option<StoreReport>,
+}
+
+/// What is wrong with the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreReport {
+    /// That it cannot be reached, or what it refuses.
+    pub problem: String,
+    /// What to do, if that is known.
+    pub remedy: Option<String>,
 }
 
 /// Asks for the lease of scheduled jobs, which one process at a time has.

@@ -1,7 +1,7 @@
 //! What the sidecar answers: filters, operators, and whoever watches over it.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use affinity::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, Request, State},
+    extract::{Path, Query, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -27,17 +27,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     directory::Directory,
+    lasting::Lasting,
     limit::{Limit, within},
     metrics::Metrics,
     orm_cache::OrmCache,
     registry::Registry,
     sessions::{self, Brought, Carriers},
     store::{LARGEST_EPOCH, StoreError},
-    token::Token,
+    token::Tokens,
 };
 
-/// A claim is under 200 bytes.
-const LARGEST_BODY: usize = 4 << 10;
 /// The most sessions that are moved at once; each is under 60 bytes of JSON.
 pub(crate) const MOST_MOVED: usize = 64;
 /// The longest lease of scheduled jobs, in milliseconds: as `mooring cron` can be told.
@@ -53,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) carriers: Carriers,
     pub(crate) orm_cache: Option<Arc<OrmCache>>,
     /// What whoever asks must show, if anything.
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Option<Arc<Tokens>>,
     /// How many requests are worked on at once, and how many wait for changes.
     pub(crate) most_requests: u32,
     /// Cancelled when the process is to end.
@@ -95,14 +94,13 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/explanations/{key}", get(explain))
         .layer(limit());
     let mut guarded = waiting.merge(asking);
-    if shared.token.is_some() {
+    if shared.tokens.is_some() {
         guarded = guarded.layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
     }
     guarded
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(shared)
 }
 
@@ -111,8 +109,16 @@ fn encoded<T: serde::Serialize>(body: &T) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], wire::encode(body)).into_response()
 }
 
+/// What the store left undone.
+static UNDONE: LazyLock<Lasting> = LazyLock::new(|| Lasting::new("answering from the store"));
+
+/// Notes that the store does all that is asked of it.
+pub(crate) fn store_works() {
+    UNDONE.works();
+}
+
 fn unavailable(error: &StoreError) -> Response {
-    tracing::warn!("{error}");
+    UNDONE.failed(error);
     (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
 }
 
@@ -123,8 +129,8 @@ fn bad(problem: impl std::fmt::Display) -> Response {
 /// Lets pass who shows the token, if there is one.
 async fn check_token(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    match &shared.token {
-        Some(token) if !token.is_shown_by(shown) => {
+    match &shared.tokens {
+        Some(tokens) if !tokens.are_shown_by(shown) => {
             (StatusCode::UNAUTHORIZED, "the shared token is missing or wrong\n").into_response()
         }
         _ => next.run(request).await,
@@ -224,7 +230,8 @@ async fn orm_cache(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
-    Json(NodesReply { nodes: shared.reports(), cron: shared.registry.cron() })
+    let store = shared.directory.store().ping().await.err().map(|error| error.report());
+    Json(NodesReply { nodes: shared.reports(), cron: shared.registry.cron(), store })
 }
 
 /// Gives the lease of scheduled jobs to one who asks.
@@ -252,11 +259,23 @@ async fn set_draining(shared: &Shared, id: &str, draining: bool) -> Response {
         Err(refusal) => return *refusal,
     };
     match shared.directory.store().set_draining(&id, draining).await {
-        Ok(()) => {
+        Ok(()) => set_draining_here(shared, &id, draining).await,
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// Reads back what the store was told: if nobody can, nobody acts by it.
+async fn set_draining_here(shared: &Shared, id: &NodeId, draining: bool) -> Response {
+    let own = shared.directory.loads();
+    match shared.directory.store().roster(&own).await {
+        Ok(roster) if roster.draining.contains(id) == draining => {
+            shared.registry.take_in(roster, own);
             tracing::info!(node = %id, "is {}", if draining { "drained" } else { "no longer drained" });
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(error) => unavailable(&error),
+        Ok(_) => unavailable(&StoreError::Unreachable("another said the contrary in the same moment".into())),
+        // The script that failed does not say which command it was.
+        Err(error) => unavailable(&shared.directory.store().ping().await.err().unwrap_or(error)),
     }
 }
 

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use affinity::NodeId;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{directory::Directory, registry::Registry, sessions::Carriers};
+use crate::{
+    api, directory::Directory, lasting::Lasting, registry::Registry, sessions::Carriers, store::StoreError,
+};
 
 /// How often, unless the store says that there is news.
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,6 +30,7 @@ pub(crate) fn start(
 
 async fn register(directory: &Directory, registry: &Registry, carriers: &Carriers, id: &NodeId) {
     let mut membership = registry.membership();
+    let fault = Lasting::new("registering this node in the store");
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -35,16 +38,18 @@ async fn register(directory: &Directory, registry: &Registry, carriers: &Carrier
             _ = ticks.tick() => {}
             _ = membership.changed() => {}
         }
-        if let Some(registration) = registry.registration(id, carriers.report(id))
-            && let Err(error) = directory.store().register(&registration).await
-        {
-            tracing::debug!("the node cannot be registered: {error}");
+        if let Some(registration) = registry.registration(id, carriers.report(id)) {
+            match directory.store().register(&registration).await {
+                Ok(()) => fault.works(),
+                Err(error) => fault.failed(error),
+            }
         }
     }
 }
 
 async fn follow(directory: &Directory, registry: &Registry) {
     let mut news = directory.node_news();
+    let (reading, needs) = (Lasting::new("reading the nodes from the store"), Lasting::new("the store"));
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -54,9 +59,25 @@ async fn follow(directory: &Directory, registry: &Registry) {
         }
         let own = directory.loads();
         match directory.store().roster(&own).await {
-            Ok(roster) => registry.take_in(roster, own),
+            Ok(roster) => {
+                reading.works();
+                registry.take_in(roster, own);
+            }
             // What is known stays: who cannot be asked about is not gone.
-            Err(error) => tracing::debug!("the nodes cannot be read: {error}"),
+            Err(error) => {
+                reading.failed(&error);
+                // Whatever is refused shows here; one that cannot be reached is said already.
+                if let StoreError::Unreachable(_) = error {
+                    continue;
+                }
+            }
+        }
+        match directory.store().ping().await {
+            Ok(()) => {
+                needs.works();
+                api::store_works();
+            }
+            Err(error) => needs.failed(error),
         }
     }
 }

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{orm_cache::CacheMetrics, registry::Probed};
+use crate::{door::DoorMetrics, lasting::FAULTS, orm_cache::CacheMetrics, registry::Probed};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 pub(crate) enum LookupResult {
@@ -110,6 +110,8 @@ pub(crate) struct Metrics {
     pub(crate) changes: Counter,
     pub(crate) resets: Counter,
     pub(crate) requests_refused: Counter,
+    pub(crate) requests_foreign: Counter,
+    pub(crate) doors: DoorMetrics,
     watchers: Gauge,
     store_up: Gauge,
     cached_owners: Gauge,
@@ -143,6 +145,14 @@ impl Metrics {
             "Requests refused because too many were worked on",
             requests_refused.clone(),
         );
+        let requests_foreign = Counter::default();
+        registry.register(
+            "requests_foreign",
+            "Requests refused because a web page sent them, or they asked for another host",
+            requests_foreign.clone(),
+        );
+        let doors = DoorMetrics::register(&mut registry);
+        registry.register("faults", "What failed, by what it was about", FAULTS.clone());
         let watchers = Gauge::default();
         registry.register("watchers", "Filters that wait for changes", watchers.clone());
         let store_up = Gauge::default();
@@ -199,6 +209,8 @@ impl Metrics {
             changes,
             resets,
             requests_refused,
+            requests_foreign,
+            doors,
             watchers,
             store_up,
             cached_owners,

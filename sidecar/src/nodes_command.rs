@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use affinity::wire::{CarriedReport, LeaseHolder, NodeReport, NodesReply};
+use affinity::wire::{CarriedReport, LeaseHolder, NodeReport, NodesReply, StoreReport};
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::{
@@ -47,6 +47,10 @@ fn text(reply: &NodesReply) -> String {
     let mut text = table(&reply.nodes).to_string();
     if let Some(LeaseHolder { name, left_ms }) = &reply.cron {
         text += &format!("\nscheduled jobs run on {name} (its lease: {} s)", left_ms.div_ceil(1_000));
+    }
+    if let Some(StoreReport { problem, remedy }) = &reply.store {
+        text += &format!("\n{problem}");
+        text.extend(remedy.iter().map(|remedy| format!("\n{remedy}")));
     }
     text
 }
@@ -133,9 +137,10 @@ mod tests {
     fn a_table_says_what_is_wrong_and_what_is_unknown() {
         let json = r#"{"nodes":[
             {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null,"carried":{"sessions":7,"waiting":2,"looked_at":3,"of":9,"complete":false}},
-            {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":0,"probe_ms":null,"since_seconds":9000,"problem":"refused"}]}"#;
+            {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":0,"probe_ms":null,"since_seconds":9000,"problem":"refused"}],
+            "store":{"problem":"the store refuses what is needed: TIME","remedy":"+time"}}"#;
         let reply: NodesReply = serde_json::from_str(json).unwrap();
-        let text = table(&reply.nodes).to_string();
+        let text = text(&reply);
         for part in [
             "active",
             "133 %",
@@ -146,6 +151,7 @@ mod tests {
             "–",
             "2 h",
             "odoo:1",
+            "refuses what is needed: TIME\n+time",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -13,24 +13,26 @@ use affinity::NodeId;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Shared},
     cli::{Listen, ReplicateSpec, Serve, SessionsSpec, StoreUrl},
+    descriptors::Bounds,
     directory::Directory,
-    heartbeat,
+    door::{self, Places},
+    foreign, heartbeat,
     metrics::Metrics,
     node_spec::NodeSpec,
     orm_cache::{self, OrmCache},
     probe,
     registry::{Registry, Thresholds},
-    replicate,
+    replicate, secret_file,
     sessions::{self, Carriers, Sealer},
     store::{Embedded, InvalidUrl, OpenError, Redis, Store, Values},
-    token::Token,
+    token::Tokens,
 };
 
 /// How long open requests may take to end.
@@ -88,7 +90,7 @@ pub(crate) enum ServeError {
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
     #[error("serving failed: {0}")]
-    Serving(io::Error),
+    Serving(JoinError),
 }
 
 /// Serves until a signal ends it.
@@ -97,17 +99,19 @@ pub(crate) enum ServeError {
 /// If the options contradict each other or the machine, or an address cannot be listened on.
 pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     let failed = |path: &PathBuf, error| ServeError::Token(path.clone(), error);
-    let token = options.token_file.as_ref();
-    let token = token.map(|path| Token::read(path).map_err(|error| failed(path, error))).transpose()?;
+    let tokens = options.token_file.as_ref();
+    let tokens = tokens.map(|path| Tokens::read(path).map_err(|error| failed(path, error))).transpose()?;
+    let tokens = tokens.map(Arc::new);
     for listen in &options.listen {
         let is_beyond = matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
-        if is_beyond && token.is_none() {
+        if is_beyond && tokens.is_none() {
             return Err(ServeError::NotLoopback(listen.clone()));
         }
     }
-    if token.is_none() {
+    if tokens.is_none() {
         tracing::info!("no --token-file: claims are taken from loopback and Unix sockets only");
     }
+    let bounds = Bounds::raise(options.most_requests);
     let mut terminated = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
 
@@ -125,14 +129,16 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::new());
     let cached = usize::try_from(options.cache_sessions).unwrap_or(usize::MAX);
     let directory = Arc::new(Directory::new(store, options.lifetimes(), cached, Arc::clone(&metrics)));
-    let orm_cache = orm_cache(&options, &metrics)?;
-    let carriers = match sessions_plan(&options)? {
+    let sealer = options.seals().then(|| sealer(&options)).transpose()?.map(Arc::new);
+    let orm_cache = orm_cache(&options, sealer.as_ref(), &metrics)?;
+    let carriers = match sessions_plan(&options, sealer.as_ref()) {
         Some(plan) => Carriers::start(plan, &directory, &registry, &metrics),
         None => Carriers::default(),
     };
-    if !options.replicate.is_empty() {
-        replicate::start(&options.replicate, sealer(&options)?, &directory.shared_store(), &metrics);
+    if let Some(sealer) = &sealer {
+        replicate::start(&options.replicate, sealer, &directory.shared_store(), &metrics);
     }
+    follow_secrets(&options, tokens.as_ref(), sealer.as_ref());
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         directory: Arc::clone(&directory),
@@ -140,27 +146,31 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         metrics: Arc::clone(&metrics),
         carriers,
         orm_cache: orm_cache.clone(),
-        token,
-        most_requests: options.most_requests,
+        tokens: tokens.clone(),
+        most_requests: bounds.requests,
         shutdown: shutdown.clone(),
     });
 
     let mut servers = JoinSet::new();
+    let places = Places::new(bounds.connections, metrics.doors.clone());
     for listen in &options.listen {
         let router = api::router(Arc::clone(&shared));
-        let stop = shutdown.clone().cancelled_owned();
+        let guarded = |own| foreign::kept_out(router, own, &metrics.requests_foreign);
+        let (places, stop) = (Arc::clone(&places), shutdown.clone());
         let failed = |error| ServeError::Listen(listen.clone(), error);
         match listen {
             Listen::Tcp(address) => {
                 let listener = TcpListener::bind(address).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;
                 tracing::info!("listening on http://{address}");
-                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+                let own = Some(address).filter(|_| tokens.is_none());
+                servers.spawn(door::serve(listener, guarded(own), places, stop));
             }
             Listen::Unix(path) => {
                 let listener = bind_unix(path).map_err(failed)?;
                 tracing::info!("listening on {listen}");
-                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+                // No web page gets at a socket by another name.
+                servers.spawn(door::serve(listener, guarded(None), places, stop));
             }
         }
     }
@@ -168,7 +178,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         let listener = bind_unix(path).map_err(|error| ServeError::CacheSocket(path.clone(), error))?;
         tracing::info!("the ORM cache listens on {}", path.display());
         tokio::spawn(Arc::clone(&cache).follow());
-        tokio::spawn(orm_cache::serve(listener, cache));
+        tokio::spawn(orm_cache::serve(listener, cache, bounds.cache_connections));
     }
     heartbeat::start(&directory, &registry, &shared.carriers, beside.map(|spec| spec.id));
     tokio::spawn(async move { directory.follow().await });
@@ -178,7 +188,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
         // A server ends by itself only when something is broken.
-        Some(Ok(Err(error))) = servers.join_next() => return Err(ServeError::Serving(error)),
+        Some(Err(error)) = servers.join_next() => return Err(ServeError::Serving(error)),
     }
     tracing::info!("ending: not ready any more, finishing open requests");
     shutdown.cancel();
@@ -236,31 +246,45 @@ fn check_replicated(specs: &[ReplicateSpec]) -> Result<(), ServeError> {
 }
 
 /// What is to be carried, if anything.
-fn sessions_plan(options: &Serve) -> Result<Option<sessions::Plan>, ServeError> {
+fn sessions_plan(options: &Serve, sealer: Option<&Arc<Sealer>>) -> Option<sessions::Plan> {
     if options.sessions.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let sealer = sealer(options)?;
+    let sealer = Arc::clone(sealer?);
     let directories = options.sessions.iter().map(|spec| (spec.node.clone(), spec.path.clone())).collect();
     let lifetime = options.lifetimes().durable;
-    Ok(Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime }))
+    Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime })
 }
 
 /// The ORM cache, if it is wanted. It is shared where there is a Redis.
-fn orm_cache(options: &Serve, metrics: &Metrics) -> Result<Option<Arc<OrmCache>>, ServeError> {
+fn orm_cache(
+    options: &Serve,
+    sealer: Option<&Arc<Sealer>>,
+    metrics: &Metrics,
+) -> Result<Option<Arc<OrmCache>>, ServeError> {
     let cache = &options.orm_cache;
     if cache.cache_socket.is_none() {
         return Ok(None);
     }
-    let shared = match &options.store {
-        StoreUrl::Embedded => None,
-        StoreUrl::Redis(url) => {
+    let shared = match (&options.store, sealer) {
+        (StoreUrl::Redis(url), Some(sealer)) => {
             let values = Values::open(url, &options.access(), &options.redis_prefix);
-            let (values, sealer) = (values.map_err(ServeError::Store)?, Arc::new(sealer(options)?));
-            Some(orm_cache::Shared::new(values, sealer, cache.lifetime()))
+            let values = values.map_err(ServeError::Store)?;
+            Some(orm_cache::Shared::new(values, Arc::clone(sealer), cache.lifetime()))
         }
+        _ => None,
     };
     Ok(OrmCache::new(cache.bytes(), shared, metrics.orm_cache.clone()))
+}
+
+/// Takes token and secret anew when their files change, for as long as the process lives.
+fn follow_secrets(options: &Serve, tokens: Option<&Arc<Tokens>>, sealer: Option<&Arc<Sealer>>) {
+    if let Some((path, tokens)) = options.token_file.clone().zip(tokens.cloned()) {
+        tokio::spawn(secret_file::follow(path, "--token-file", move |text| tokens.renew(text)));
+    }
+    if let Some((path, sealer)) = options.secret_file.clone().zip(sealer.cloned()) {
+        tokio::spawn(secret_file::follow(path, "--secret-file", move |text| sealer.renew(text)));
+    }
 }
 
 /// The secrets that seal what goes through the store.

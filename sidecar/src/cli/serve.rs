@@ -39,8 +39,8 @@ pub(crate) struct Serve {
     )]
     pub(crate) listen: Vec<Listen>,
 
-    /// The file of the token that filters and operators must show; without one, whoever reaches an
-    /// address that is listened on is trusted
+    /// The file of the token that filters and operators must show, or of several, one a line; without one,
+    /// whoever reaches an address that is listened on is trusted
     #[arg(long, env = "MOORING_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 
@@ -71,6 +71,14 @@ pub(crate) struct Serve {
     /// The file that holds the password for Redis
     #[arg(long, env = "MOORING_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) redis_password_file: Option<PathBuf>,
+
+    /// The ACL user for the Sentinels, where they want one
+    #[arg(long, env = "MOORING_REDIS_SENTINEL_USER", value_name = "USER")]
+    pub(crate) redis_sentinel_user: Option<String>,
+
+    /// The file that holds the password for the Sentinels, where they want one
+    #[arg(long, env = "MOORING_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) redis_sentinel_password_file: Option<PathBuf>,
 
     /// The certificates that Redis over TLS is trusted by, in PEM; else the system's
     #[arg(long, env = "MOORING_REDIS_CA_FILE", value_name = "FILE")]
@@ -145,8 +153,16 @@ impl Serve {
         Access {
             user: self.redis_user.clone(),
             password_file: self.redis_password_file.clone(),
+            sentinel_user: self.redis_sentinel_user.clone(),
+            sentinel_password_file: self.redis_sentinel_password_file.clone(),
             ca_file: self.redis_ca_file.clone(),
         }
+    }
+
+    /// Whether anything goes through the store that is sealed.
+    pub(crate) fn seals(&self) -> bool {
+        let shares = self.orm_cache.cache_socket.is_some() && self.store != StoreUrl::Embedded;
+        shares || !self.sessions.is_empty() || !self.replicate.is_empty()
     }
 
     /// The node beside this sidecar.

@@ -18,9 +18,8 @@ use super::{
     leases::Lease,
     wire::{self, Get, Reply, Request, WireError},
 };
+use crate::lasting::Lasting;
 
-/// Connections at once; each has one question at a time, so that no more wait either.
-const MOST_CONNECTIONS: usize = 512;
 /// Leases of one connection: values that need each other while they are computed.
 const MOST_LEASES: usize = 64;
 /// How long a frame that has begun may take.
@@ -31,16 +30,20 @@ const TELL: Duration = Duration::from_millis(5);
 const LONG: usize = 64 << 10;
 const MOST_LONG: usize = 32;
 
-/// Answers who connects, for as long as the process lives.
-pub(crate) async fn serve(listener: UnixListener, cache: Arc<OrmCache>) {
-    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Answers so many who connect at once, for as long as the process lives.
+pub(crate) async fn serve(listener: UnixListener, cache: Arc<OrmCache>, most: usize) {
+    let connections = Arc::new(Semaphore::new(most));
+    let accepting = Lasting::new("--cache-socket");
     let long = Arc::new(Semaphore::new(MOST_LONG));
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                accepting.works();
+                stream
+            }
             Err(error) => {
                 // As when there are no file descriptors left: that may pass.
-                tracing::warn!("--cache-socket: {error}");
+                accepting.failed(error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -21,10 +21,14 @@ pub(crate) use decide::Mode;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Starts to replicate directories.
-pub(crate) fn start(specs: &[ReplicateSpec], sealer: Sealer, store: &Arc<dyn Store>, metrics: &Arc<Metrics>) {
-    let sealer = Arc::new(sealer);
+pub(crate) fn start(
+    specs: &[ReplicateSpec],
+    sealer: &Arc<Sealer>,
+    store: &Arc<dyn Store>,
+    metrics: &Arc<Metrics>,
+) {
     for spec in specs {
-        let mut carrier = Carrier::new(spec, Arc::clone(&sealer), Arc::clone(store), Arc::clone(metrics));
+        let mut carrier = Carrier::new(spec, Arc::clone(sealer), Arc::clone(store), Arc::clone(metrics));
         tokio::spawn(async move {
             let mut ticks = interval(EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

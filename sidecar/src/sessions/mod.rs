@@ -53,7 +53,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 pub(crate) struct Plan {
     /// The sessions directories of nodes.
     pub(crate) directories: Vec<(NodeId, PathBuf)>,
-    pub(crate) sealer: Sealer,
+    pub(crate) sealer: Arc<Sealer>,
     /// How many sessions a second are looked at when all of them are.
     pub(crate) rate: u32,
     /// How long Odoo keeps a session that nobody saves.
@@ -73,7 +73,6 @@ impl Carriers {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let Plan { directories, sealer, rate, lifetime } = plan;
-        let sealer = Arc::new(sealer);
         let carrier = |(node, root): (NodeId, PathBuf)| {
             let disk = Disk::new(root);
             let store = directory.shared_store();

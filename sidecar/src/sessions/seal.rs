@@ -6,10 +6,10 @@
 //! alike, with a key for each.
 
 use std::{
-    fmt, fs,
+    fmt,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use affinity::SessionKey;
@@ -23,6 +23,7 @@ use super::{
     layout::{Layout, Sid},
     snapshot::{File, Snapshot},
 };
+use crate::{private, secret_file};
 
 const VERSION: u8 = 1;
 const NAME: usize = 4;
@@ -93,24 +94,15 @@ impl Secret {
     }
 }
 
-/// The cluster's secrets: the first seals, all of them open.
-pub(crate) struct Sealer {
+/// The cluster's secrets, the present one first.
+struct Secrets {
     first: Secret,
     older: Vec<Secret>,
 }
 
-impl fmt::Debug for Sealer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sealer(…)")
-    }
-}
-
-impl Sealer {
-    /// Takes secrets from a text, one a line, the present one first.
-    ///
-    /// # Errors
-    /// If there is none, or one is too short.
-    pub(crate) fn new(text: &str) -> Result<Self, String> {
+impl Secrets {
+    /// Takes secrets from a text, one a line.
+    fn parse(text: &str) -> Result<Self, String> {
         let mut secrets = Vec::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if line.len() < SHORTEST {
@@ -125,13 +117,58 @@ impl Sealer {
         Ok(Self { first, older: secrets.collect() })
     }
 
+    /// The secret of this name.
+    fn named(&self, name: &[u8]) -> Option<&Secret> {
+        [&self.first].into_iter().chain(&self.older).find(|secret| secret.name == *name)
+    }
+}
+
+/// Seals with the first of the cluster's secrets, and opens with all of them.
+pub(crate) struct Sealer {
+    secrets: RwLock<Arc<Secrets>>,
+    /// What digests are keyed with, and names hashed. They stay what they were at the start: whatever is compared
+    /// with them would be another.
+    digest: [u8; 32],
+    names: [u8; 32],
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(…)")
+    }
+}
+
+impl Sealer {
+    /// Takes secrets from a text, one a line, the present one first.
+    ///
+    /// # Errors
+    /// If there is none, or one is too short.
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        let secrets = Secrets::parse(text)?;
+        let (digest, names) = (secrets.first.digest, secrets.first.files);
+        Ok(Self { secrets: RwLock::new(Arc::new(secrets)), digest, names })
+    }
+
+    /// Takes other secrets from a text.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; then nothing changes.
+    pub(crate) fn renew(&self, text: &str) -> io::Result<()> {
+        let secrets = Secrets::parse(text).map_err(secret_file::invalid)?;
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(secrets);
+        Ok(())
+    }
+
+    fn secrets(&self) -> Arc<Secrets> {
+        Arc::clone(&self.secrets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Reads secrets from a file.
     ///
     /// # Errors
     /// If it cannot be read, or has none.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
-        Self::new(&fs::read_to_string(path)?)
-            .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))
+        Self::new(&secret_file::read(path)?).map_err(secret_file::invalid)
     }
 
     /// Reads secrets from a file, which is made with a new one if it is not there.
@@ -139,26 +176,25 @@ impl Sealer {
     /// # Errors
     /// If it can neither be read nor made.
     pub(crate) fn read_or_make(path: &Path) -> io::Result<Self> {
-        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match made {
-            Ok(mut file) => writeln!(file, "{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+        let is_there = path.exists();
+        let mut file = private::open_file(path)?;
+        if !is_there {
+            writeln!(file, "{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())?;
         }
         Self::read(path)
     }
 
     /// What digests are keyed with.
     pub(crate) fn digest_secret(&self) -> &[u8; 32] {
-        &self.first.digest
+        &self.digest
     }
 
     /// Signs a value of the ORM cache, given in parts whose lengths are known: the secret's name, and a keyed
     /// hash.
     pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; SIGNATURE] {
-        let mut signature = [0; SIGNATURE];
-        let bytes =
-            self.first.name.iter().chain(self.first.signature(parts).as_bytes()).copied().collect::<Vec<_>>();
+        let (secrets, mut signature) = (self.secrets(), [0; SIGNATURE]);
+        let first = &secrets.first;
+        let bytes = first.name.iter().chain(first.signature(parts).as_bytes()).copied().collect::<Vec<_>>();
         signature.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
         signature
     }
@@ -166,8 +202,8 @@ impl Sealer {
     /// Whether one of the secrets signed it.
     pub(crate) fn is_signed(&self, parts: &[&[u8]], signature: &[u8; SIGNATURE]) -> bool {
         let (name, hash) = signature.split_at(NAME);
-        let mut secrets = [&self.first].into_iter().chain(&self.older);
-        let secret = secrets.find(|secret| secret.name == name);
+        let secrets = self.secrets();
+        let secret = secrets.named(name);
         // Comparing hashes takes the same time, however alike they are.
         let hash = blake3::Hash::from_slice(hash);
         secret.zip(hash.ok()).is_some_and(|(secret, hash)| secret.signature(parts) == hash)
@@ -178,7 +214,8 @@ impl Sealer {
         let files = snapshot.files().iter();
         let files = files.map(|file| (file.sid.as_str().to_owned(), file.modified_ns, file.content.clone()));
         let content = Content { flat: snapshot.layout == Layout::Flat, files: files.collect() };
-        self.first.seal(&self.first.cipher(key), &postcard::to_allocvec(&content).ok()?)
+        let first = &self.secrets().first;
+        first.seal(&first.cipher(key), &postcard::to_allocvec(&content).ok()?)
     }
 
     /// Opens a seal of the session `key`; nothing if it is none, or of a secret that is not known.
@@ -196,13 +233,14 @@ impl Sealer {
 
     /// Under which field the store keeps a file of a replicated directory: its name does not show.
     pub(crate) fn file_field(&self, set: &str, name: &str) -> String {
-        let hash = blake3::keyed_hash(&self.first.files, format!("{set}/{name}/field").as_bytes());
+        let hash = blake3::keyed_hash(&self.names, format!("{set}/{name}/field").as_bytes());
         hash.to_hex().chars().take(32).collect()
     }
 
     /// Seals what the store keeps of a replicated file; nothing if it cannot be.
     pub(crate) fn seal_file(&self, set: &str, field: &str, message: &[u8]) -> Option<Vec<u8>> {
-        self.first.seal(&self.first.file_cipher(set, field), message)
+        let first = &self.secrets().first;
+        first.seal(&first.file_cipher(set, field), message)
     }
 
     /// Opens what was sealed for this field of this directory; nothing if it is none, or of a secret that is
@@ -215,10 +253,9 @@ impl Sealer {
         let (version, rest) = seal.split_first().filter(|(version, _)| **version == VERSION)?;
         let (name, rest) = rest.split_at_checked(NAME)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE)?;
-        let mut secrets = [&self.first].into_iter().chain(&self.older);
-        let secret = secrets.find(|secret| secret.name == *name)?;
+        let secrets = self.secrets();
         let payload = Payload { msg: sealed, aad: &[*version] };
-        cipher(secret).decrypt(XNonce::from_slice(nonce), payload).ok()
+        cipher(secrets.named(name)?).decrypt(XNonce::from_slice(nonce), payload).ok()
     }
 }
 
@@ -285,6 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn a_renewed_secret_seals_at_once_and_nothing_else_changes() {
+        let (key, snapshot) = snapshot();
+        let sealer = Sealer::new(SECRETS[0]).unwrap();
+        let (seal, digest) = (sealer.seal(key, &snapshot).unwrap(), *sealer.digest_secret());
+        let field = sealer.file_field("openid", "a");
+        assert!(sealer.renew("short").is_err());
+        assert_eq!(sealer.open(key, &seal).as_ref(), Some(&snapshot), "what was taken before stays");
+        sealer.renew(&format!("{}\r\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
+        assert_eq!(sealer.open(key, &seal).as_ref(), Some(&snapshot));
+        let new = sealer.seal(key, &snapshot).unwrap();
+        assert_eq!(Sealer::new(SECRETS[1]).unwrap().open(key, &new).as_ref(), Some(&snapshot));
+        assert_eq!((*sealer.digest_secret(), sealer.file_field("openid", "a")), (digest, field.clone()));
+        let file = sealer.seal_file("openid", &field, b"content").unwrap();
+        assert_eq!(sealer.open_file("openid", &field, &file), Some(b"content".to_vec()));
+        sealer.renew(SECRETS[1]).unwrap();
+        assert_eq!(sealer.open(key, &seal), None, "the old one is gone");
+    }
+
+    #[test]
     fn a_weak_secret_is_refused() {
         for text in ["", "\n \n", "short", &format!("{}\nshort", SECRETS[0])] {
             assert!(Sealer::new(text).is_err(), "{text:?}");
@@ -294,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_made_once_and_for_its_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
+        use std::{fs, os::unix::fs::PermissionsExt};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let (key, snapshot) = snapshot();

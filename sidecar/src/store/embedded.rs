@@ -12,7 +12,7 @@ use affinity::{
     wire::{Claim, ClaimReply, LeaseReply, LeaseRequest, Owner},
 };
 use async_trait::async_trait;
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase, backends::FileBackend};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::writer::{Answer, Write, Writer, now};
@@ -22,10 +22,13 @@ use super::{
     lease::Lease,
     records::{self, find},
 };
+use crate::private;
 
 mod files;
 mod writer;
 
+/// Its file in the state folder.
+const FILE: &str = "directory.redb";
 /// Writes that wait to be committed.
 const WAITING_WRITES: usize = 4_096;
 /// Changes kept for followers that are slow.
@@ -65,8 +68,9 @@ impl Embedded {
     /// # Errors
     /// If the folder cannot be made or written, or another process has the store open.
     pub(crate) fn open(state_dir: &Path, lifetimes: Lifetimes) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(state_dir)?;
-        match Database::create(state_dir.join("directory.redb")) {
+        private::make_folder(state_dir, FILE)?;
+        let backend = FileBackend::new(private::open_file(&state_dir.join(FILE))?);
+        match backend.and_then(|backend| Database::builder().create_with_backend(backend)) {
             Ok(database) => Self::start(database, lifetimes),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(OpenError::Busy),
             Err(error) => Err(redb::Error::from(error).into()),

@@ -7,7 +7,9 @@ use std::{
 
 use affinity::{
     Node, NodeId, SessionKey,
-    wire::{CarriedReport, Change, Claim, ClaimReply, LeaseHolder, LeaseReply, LeaseRequest, Owner},
+    wire::{
+        CarriedReport, Change, Claim, ClaimReply, LeaseHolder, LeaseReply, LeaseRequest, Owner, StoreReport,
+    },
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -56,9 +58,28 @@ pub(crate) enum StoreError {
     /// It may work again later.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
+    /// It answers, and does not do what is needed.
+    #[error("the store refuses what is needed: {problem}")]
+    Refused {
+        /// What it refuses, and why.
+        problem: String,
+        /// What to do, if that is known.
+        remedy: String,
+    },
     /// What came back is none of Mooring's.
     #[error("the store holds something else under Mooring's keys: {0}")]
     Foreign(String),
+}
+
+impl StoreError {
+    /// It as an operator is told.
+    pub(crate) fn report(&self) -> StoreReport {
+        let remedy = match self {
+            Self::Refused { remedy, .. } => Some(remedy.clone()).filter(|remedy| !remedy.is_empty()),
+            Self::Unreachable(_) | Self::Foreign(_) => None,
+        };
+        StoreReport { problem: self.to_string(), remedy }
+    }
 }
 
 /// What a store tells of its own accord.
@@ -157,7 +178,7 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
     /// forgotten another holder.
     async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, StoreError>;
 
-    /// Whether it can be reached.
+    /// Whether it can be reached, and does what is needed of it.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Tells changes from now on, until the receiver is gone.

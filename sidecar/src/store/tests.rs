@@ -25,6 +25,8 @@ mod files;
 mod leases;
 mod redis_only;
 mod redis_server;
+mod renewal;
+mod rights;
 mod same_replies;
 mod topologies;
 

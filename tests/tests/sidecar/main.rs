@@ -26,10 +26,12 @@ use tokio::task::JoinHandle;
 
 mod api;
 mod command;
+mod doors;
 mod listening;
 mod metrics;
 mod probes;
 mod refusals;
+mod store;
 mod watch;
 
 /// Long enough for anything that should happen, however slow the machine.

@@ -1,6 +1,6 @@
 //! Where Redis is: one server, several that Sentinels watch over, or a cluster.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, TlsCertificates, TlsMode,
@@ -8,19 +8,48 @@ use redis::{
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
-use tokio::sync::Mutex;
-
 use super::link::PATIENCE;
+use crate::secret_file;
 
-/// What is given beside the URL.
+/// What is given beside the URL. What is secret is in files: on a command line everybody could read it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Access {
     /// The ACL user.
     pub(crate) user: Option<String>,
-    /// The file that holds the password: on a command line everybody could read it.
+    /// The file that holds the password.
     pub(crate) password_file: Option<PathBuf>,
+    /// The ACL user of the Sentinels.
+    pub(crate) sentinel_user: Option<String>,
+    /// The file that holds the Sentinels' password; none: they want none.
+    pub(crate) sentinel_password_file: Option<PathBuf>,
     /// The certificates that are trusted, in PEM; none: the system's.
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Whether anything is in files, which may be renewed.
+    pub(super) fn has_files(&self) -> bool {
+        [&self.password_file, &self.sentinel_password_file, &self.ca_file].into_iter().any(Option::is_some)
+    }
+}
+
+/// What the files hold at present.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Secrets {
+    password: Option<String>,
+    sentinel_password: Option<String>,
+    certificates: Option<String>,
+}
+
+impl Secrets {
+    pub(super) fn read(access: &Access) -> Result<Self, InvalidUrl> {
+        let password = |path: &Option<PathBuf>, option| read(path.as_ref(), option, secret_file::only_line);
+        Ok(Self {
+            password: password(&access.password_file, "--redis-password-file")?,
+            sentinel_password: password(&access.sentinel_password_file, "--redis-sentinel-password-file")?,
+            certificates: read(access.ca_file.as_ref(), "--redis-ca-file", Ok)?,
+        })
+    }
 }
 
 /// Why a text is no URL of a Redis. It never shows the text, which may hold a password.
@@ -44,8 +73,7 @@ impl From<RedisError> for InvalidUrl {
 /// Who is to be connected to.
 pub(super) enum Address {
     Single(Box<Client>),
-    /// Asking the Sentinels changes the lists that the client keeps of them.
-    Sentinel(Box<Mutex<SentinelClient>>),
+    Sentinel(Box<SentinelClient>),
     Cluster(Box<ClusterClient>),
 }
 
@@ -64,13 +92,15 @@ impl fmt::Debug for Address {
 struct Parts {
     user: Option<String>,
     password: Option<String>,
+    sentinel_user: Option<String>,
+    sentinel_password: Option<String>,
     tls: bool,
     certificates: Option<TlsCertificates>,
 }
 
 impl Address {
-    /// Reads a URL and the files beside it.
-    pub(super) fn parse(url: &str, access: &Access) -> Result<Self, InvalidUrl> {
+    /// Reads a URL, with what the files beside it hold.
+    pub(super) fn new(url: &str, access: &Access, secrets: &Secrets) -> Result<Self, InvalidUrl> {
         let form = |problem: &str| InvalidUrl::Form(problem.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(|| form("it is neither"))?;
         let (tls, kind) = match scheme.split_once('+').unwrap_or((scheme, "")) {
@@ -84,12 +114,18 @@ impl Address {
         }
         let mut parts = Parts {
             user: access.user.clone(),
-            password: read(access.password_file.as_ref(), "--redis-password-file")?
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned()),
+            password: secrets.password.clone(),
+            sentinel_user: access.sentinel_user.clone(),
+            sentinel_password: secrets.sentinel_password.clone(),
             tls,
-            certificates: read(access.ca_file.as_ref(), "--redis-ca-file")?
+            certificates: secrets
+                .certificates
+                .clone()
                 .map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.into_bytes()) }),
         };
+        if kind != "sentinel" && (parts.sentinel_user.is_some() || parts.sentinel_password.is_some()) {
+            return Err(form("a user or a password of Sentinels is given, and it is no redis+sentinel://"));
+        }
         if kind.is_empty() {
             return single(url, parts).map(|client| Self::Single(Box::new(client)));
         }
@@ -104,9 +140,7 @@ impl Address {
         let hosts = hosts.split(',').map(|host| host_port(host, tls)).collect::<Option<Vec<_>>>();
         let hosts = hosts.ok_or_else(|| form("a host is not HOST:PORT"))?;
         match kind {
-            "sentinel" => {
-                sentinel(hosts, path, parts).map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
-            }
+            "sentinel" => sentinel(hosts, path, parts).map(|client| Self::Sentinel(Box::new(client))),
             "cluster" if path.is_empty() || path == "0" => {
                 cluster(hosts, parts).map(|client| Self::Cluster(Box::new(client)))
             }
@@ -116,9 +150,14 @@ impl Address {
     }
 }
 
-fn read(path: Option<&PathBuf>, option: &'static str) -> Result<Option<String>, InvalidUrl> {
+/// What is taken from a file's text.
+fn read(
+    path: Option<&PathBuf>,
+    option: &'static str,
+    take: impl Fn(String) -> io::Result<String>,
+) -> Result<Option<String>, InvalidUrl> {
     let failed = |path: &PathBuf, error| InvalidUrl::File { option, path: path.display().to_string(), error };
-    path.map(|path| fs::read_to_string(path).map_err(|error| failed(path, error))).transpose()
+    path.map(|path| secret_file::read(path).and_then(&take).map_err(|error| failed(path, error))).transpose()
 }
 
 /// An address that is only ever compared and connected to: a bad host shows when it is.
@@ -173,6 +212,12 @@ fn sentinel(hosts: Vec<ConnectionAddr>, path: &str, parts: Parts) -> Result<Sent
     }
     if let Some(password) = &parts.password {
         builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(user) = &parts.sentinel_user {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = &parts.sentinel_password {
+        builder = builder.set_client_to_sentinel_password(password);
     }
     Ok(builder.build()?)
 }

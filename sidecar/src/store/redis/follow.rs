@@ -15,16 +15,16 @@ use tokio::sync::mpsc;
 use super::{
     keys::{Keys, Stream},
     link::{Connection, Link, PATIENCE},
+    pause::Pause,
     scripts::PLACE,
 };
+use crate::lasting::Lasting;
 use crate::store::{CopyEvent, Event, News};
 
 /// How long one read of the stream waits, and how often the store is looked at meanwhile.
 const READ_WAIT: Duration = Duration::from_millis(1_000);
 /// Entries read at once.
 const READ_MOST: usize = 1_000;
-/// How long to wait before following again after a failure; half of it is random.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// What the store is: continuity can be proven only within one.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ struct Place {
 pub(super) trait Entry: Sized {
     /// Entries may have been missed.
     const LOST: Self;
+    /// What cannot be done without them, for the log.
+    const FOLLOWING: &str;
 
     /// Which of the streams.
     fn stream(keys: &Keys) -> &Stream;
@@ -56,6 +58,7 @@ pub(super) trait Entry: Sized {
 
 impl Entry for Event {
     const LOST: Self = Self::Lost;
+    const FOLLOWING: &str = "following changes in Redis";
 
     fn stream(keys: &Keys) -> &Stream {
         &keys.changes
@@ -73,6 +76,7 @@ impl Entry for Event {
 
 impl Entry for CopyEvent {
     const LOST: Self = Self::Lost;
+    const FOLLOWING: &str = "following copies in Redis";
 
     fn stream(keys: &Keys) -> &Stream {
         &keys.copies
@@ -92,13 +96,20 @@ impl Entry for CopyEvent {
 
 /// Tells a stream's entries until the receiver is gone.
 pub(super) async fn follow<E: Entry>(link: &Link, keys: &Keys, events: &mpsc::Sender<E>) {
-    let mut place = None;
+    let (mut place, mut trouble) =
+        (None, Trouble { fault: Lasting::new(E::FOLLOWING), pause: Pause::default() });
     while !events.is_closed() {
-        if let Err(error) = follow_once(link, keys, events, &mut place).await {
-            tracing::warn!("cannot follow the changes in Redis: {error}; trying again");
+        if let Err(error) = follow_once(link, keys, events, &mut place, &mut trouble).await {
+            trouble.fault.failed(error);
+            tokio::time::sleep(trouble.pause.failed(Instant::now())).await;
         }
-        tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.5..1.0))).await;
     }
+}
+
+/// What went wrong, and when to try again.
+struct Trouble {
+    fault: Lasting,
+    pause: Pause,
 }
 
 /// Tells changes until something fails.
@@ -107,6 +118,7 @@ async fn follow_once<E: Entry>(
     keys: &Keys,
     events: &mpsc::Sender<E>,
     place: &mut Option<Place>,
+    trouble: &mut Trouble,
 ) -> RedisResult<()> {
     let mut connection = link.connect(READ_WAIT + PATIENCE).await?;
     let options = StreamReadOptions::default().block(READ_WAIT.as_millis() as usize).count(READ_MOST);
@@ -128,7 +140,10 @@ async fn follow_once<E: Entry>(
                     return Ok(());
                 }
             }
-            looked = Some(Instant::now());
+            let now = Instant::now();
+            looked = Some(now);
+            trouble.pause.works(now);
+            trouble.fault.works();
         }
         let Some(known) = place.as_mut() else { return Ok(()) };
         let reply: Option<StreamReadReply> =

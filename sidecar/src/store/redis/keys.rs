@@ -16,6 +16,7 @@
 //! | `PREFIX:{directory}:loads` | a hash of how many sessions each sidecar sees in use |
 //! | `PREFIX:{directory}:cron` | the token and the name of who has the lease of scheduled jobs |
 //! | `PREFIX:{directory}:remembers` | since when this store remembers leases, in milliseconds |
+//! | `PREFIX:{directory}:try:…` | whether Redis does what is needed: made and removed in one step |
 //! | `PREFIX:files:{SET}` | the files of a replicated directory: a hash of their sealed records, of how many changes were `told`, and of its own `generation` |
 //! | `PREFIX:files:{SET}:order`, `PREFIX:files:{SET}:gone` | in which order they changed, and when those went that did |
 //!
@@ -61,6 +62,12 @@ impl Keys {
             remembers: name("remembers"),
             prefix: prefix.to_owned(),
         }
+    }
+
+    /// Keys on which anything may be tried.
+    pub(super) fn tries(&self) -> [String; 5] {
+        ["text", "hash", "set", "order", "stream"]
+            .map(|kind| format!("{}:{{directory}}:try:{kind}", self.prefix))
     }
 
     pub(super) fn owner(&self, key: SessionKey) -> String {

@@ -1,8 +1,9 @@
 //! The connection to Redis: made when it is needed, given up when it is broken, and not tried again
-//! at once.
+//! at once. Password and certificates are read each time, and when their files change.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    io,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,13 +16,16 @@ use redis::{
     cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo},
 };
 
-use super::address::Address;
+use super::{
+    address::{Access, Address, InvalidUrl, Secrets},
+    pause::Pause,
+};
+use crate::lasting::Lasting;
 
 /// How long a connection, and an answer, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a Redis that failed is left alone: at first, and at most. Half of it is random.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often is looked whether the password or the certificates were renewed.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A connection that may be shared.
 #[derive(Clone)]
@@ -59,31 +63,51 @@ impl ConnectionLike for Connection {
 }
 
 /// How it stands with the shared connection.
+#[derive(Default)]
 struct State {
     connection: Option<Connection>,
     /// Grows with each connection, so that an old one's failure does not end a new one.
     number: u64,
-    failures: u32,
-    paused_until: Option<Instant>,
+    pause: Pause,
+    /// Why it failed last.
+    problem: String,
+    /// What the connection was made with.
+    secrets: Secrets,
+    /// When was last looked whether they are still these.
+    looked: Option<Instant>,
 }
 
 /// The way to Redis.
 pub(super) struct Link {
-    address: Address,
+    url: String,
+    access: Access,
+    is_cluster: bool,
     state: Mutex<State>,
     /// One at a time connects; the others wait for it.
     connecting: tokio::sync::Mutex<()>,
+    renewal: Lasting,
 }
 
 impl Link {
-    pub(super) fn new(address: Address) -> Self {
-        let state = State { connection: None, number: 0, failures: 0, paused_until: None };
-        Self { address, state: Mutex::new(state), connecting: tokio::sync::Mutex::default() }
+    /// A way to where the URL leads.
+    ///
+    /// # Errors
+    /// If it is none, or a file beside it cannot be used.
+    pub(super) fn new(url: &str, access: &Access) -> Result<Arc<Self>, InvalidUrl> {
+        let address = Address::new(url, access, &Secrets::read(access)?)?;
+        Ok(Arc::new(Self {
+            url: url.to_owned(),
+            access: access.clone(),
+            is_cluster: matches!(address, Address::Cluster(_)),
+            state: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            renewal: Lasting::new("the renewed password or certificates for Redis"),
+        }))
     }
 
     /// Whether everything is in one place, so that one script may use all keys.
     pub(super) fn is_one_server(&self) -> bool {
-        !matches!(self.address, Address::Cluster(_))
+        !self.is_cluster
     }
 
     /// Does something over the shared connection.
@@ -91,15 +115,18 @@ impl Link {
     /// # Errors
     /// As Redis answers; at once, where it failed a moment ago.
     pub(super) async fn run<T>(
-        &self,
+        self: &Arc<Self>,
         work: impl AsyncFnOnce(&mut Connection) -> RedisResult<T>,
     ) -> RedisResult<T> {
         let (mut connection, number) = self.connection().await?;
+        self.look_at_files();
         let result = work(&mut connection).await;
         match &result {
             // A cluster's connection mends itself, and one server's failure is not the others'.
-            Err(error) if self.is_one_server() && is_broken(error) => self.failed(number),
-            _ => self.works(),
+            Err(error) if (self.is_one_server() && is_broken(error)) || is_locked_out(error) => {
+                self.failed(number, error);
+            }
+            _ => self.state().pause.works(Instant::now()),
         }
         result
     }
@@ -112,57 +139,93 @@ impl Link {
         if let Some(present) = self.present()? {
             return Ok(present);
         }
-        match self.connect(PATIENCE).await {
-            Ok(connection) => {
-                let mut state = self.state();
-                state.number += 1;
-                state.connection = Some(connection.clone());
-                Ok((connection, state.number))
-            }
+        match self.connect_now(PATIENCE).await {
+            Ok((connection, secrets)) => Ok((connection.clone(), self.connected(connection, secrets))),
             Err(error) => {
                 let number = self.state().number;
-                self.failed(number);
+                self.failed(number, &error);
                 Err(error)
             }
         }
     }
 
-    /// The connection, if there is one; an error while Redis is left alone.
+    /// The connection, if there is one; while Redis is left alone, why it is.
     fn present(&self) -> RedisResult<Option<(Connection, u64)>> {
         let state = self.state();
-        if state.paused_until.is_some_and(|until| Instant::now() < until) {
-            return Err((ErrorKind::Io, "it failed a moment ago").into());
+        if state.pause.is_on(Instant::now()) {
+            return Err(io::Error::other(state.problem.clone()).into());
         }
         Ok(state.connection.clone().map(|connection| (connection, state.number)))
     }
 
-    fn failed(&self, number: u64) {
+    fn connected(&self, connection: Connection, secrets: Secrets) -> u64 {
         let mut state = self.state();
+        state.number += 1;
+        (state.connection, state.secrets, state.looked) = (Some(connection), secrets, Some(Instant::now()));
+        state.number
+    }
+
+    fn failed(&self, number: u64, error: &RedisError) {
+        let (mut state, now) = (self.state(), Instant::now());
         // Many may fail together; that is one failure.
-        if state.number == number && state.paused_until.is_none_or(|until| until <= Instant::now()) {
-            let pause = SHORTEST_PAUSE.saturating_mul(1 << state.failures.min(8)).min(LONGEST_PAUSE);
-            state.paused_until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0)));
-            state.failures = state.failures.saturating_add(1);
+        if state.number == number && !state.pause.is_on(now) {
+            state.pause.failed(now);
+            state.problem = error.to_string();
             state.connection = None;
         }
     }
 
-    fn works(&self) {
-        self.state().failures = 0;
+    /// Looks now and then whether the connection was made with what the files hold.
+    fn look_at_files(self: &Arc<Self>) {
+        let mut state = self.state();
+        let is_due = state.looked.is_none_or(|looked| looked.elapsed() > LOOK);
+        if is_due && self.access.has_files() {
+            state.looked = Some(Instant::now());
+            let link = Arc::clone(self);
+            tokio::spawn(async move { link.renew().await });
+        }
     }
 
-    /// A connection of the caller's own, over which an answer may take as long as `patience`.
+    /// Connects with what the files hold by now. As long as that fails, the old connection is as good as ever:
+    /// Redis may be told of a new password later than the sidecar.
+    async fn renew(&self) {
+        let secrets = match Secrets::read(&self.access) {
+            Ok(secrets) => secrets,
+            Err(error) => return self.renewal.failed(error),
+        };
+        if self.state().secrets != secrets {
+            let _turn = self.connecting.lock().await;
+            match self.connect_now(PATIENCE).await {
+                Ok((connection, secrets)) => {
+                    self.connected(connection, secrets);
+                    tracing::info!("Redis: connected anew with the renewed password or certificates");
+                }
+                Err(error) => return self.renewal.failed(error),
+            }
+        }
+        self.renewal.works();
+    }
+
+    /// A connection of the caller's own, over which an answer may take as long as `patience`; none while Redis
+    /// is left alone.
     pub(super) async fn connect(&self, patience: Duration) -> RedisResult<Connection> {
+        self.present()?;
+        self.connect_now(patience).await.map(|(connection, _)| connection)
+    }
+
+    async fn connect_now(&self, patience: Duration) -> RedisResult<(Connection, Secrets)> {
+        let unusable = |error: InvalidUrl| RedisError::from(io::Error::other(error.to_string()));
+        let secrets = Secrets::read(&self.access).map_err(unusable)?;
+        let address = Address::new(&self.url, &self.access, &secrets).map_err(unusable)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(patience));
         let connect = async {
-            Ok(match &self.address {
+            Ok(match address {
                 Address::Single(client) => {
                     Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?)
                 }
-                Address::Sentinel(client) => {
-                    let mut client = client.lock().await;
+                Address::Sentinel(mut client) => {
                     Connection::Server(client.get_async_connection_with_config(&config).await?)
                 }
                 Address::Cluster(client) => {
@@ -174,7 +237,8 @@ impl Link {
         };
         // Several Sentinels or nodes may each use up their time.
         let all = tokio::time::timeout(PATIENCE * 3, connect).await;
-        all.unwrap_or_else(|_| Err((ErrorKind::Io, "nobody lets it connect in time").into()))
+        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "nobody lets it connect in time").into());
+        all.unwrap_or_else(late).map(|connection| (connection, secrets))
     }
 
     /// Names the processes that hold the data: whoever restarts or fails over becomes another.
@@ -219,4 +283,9 @@ fn is_broken(error: &RedisError) -> bool {
                         | ServerErrorKind::ClusterDown
                 )
         )
+}
+
+/// Whether Redis does not take the password any more that the connection was made with.
+fn is_locked_out(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
 }

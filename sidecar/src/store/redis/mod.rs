@@ -15,9 +15,9 @@ use redis::{
 use tokio::sync::mpsc;
 
 use self::{
-    address::Address,
     keys::{Keys, Stream},
     link::{Connection, Link},
+    needs::Needs,
     scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
@@ -31,6 +31,8 @@ mod files;
 mod follow;
 mod keys;
 mod link;
+mod needs;
+mod pause;
 mod scripts;
 mod values;
 
@@ -50,6 +52,7 @@ pub(crate) struct Redis {
     lifetimes: Lifetimes,
     /// This sidecar's name in the store.
     sidecar: String,
+    needs: Needs,
 }
 
 impl std::fmt::Debug for Redis {
@@ -71,10 +74,11 @@ impl Redis {
         lifetimes: Lifetimes,
     ) -> Result<Self, InvalidUrl> {
         Ok(Self {
-            link: Arc::new(Link::new(Address::parse(url, access)?)),
+            link: Link::new(url, access)?,
             keys: Arc::new(Keys::new(prefix)),
             lifetimes,
             sidecar: format!("{:016x}", rand::random::<u64>()),
+            needs: Needs::new(prefix, access.user.as_deref()),
         })
     }
 
@@ -180,6 +184,7 @@ fn failed(error: RedisError) -> StoreError {
         ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Foreign(text),
         // Before Redis 7 the error's code is the script's.
         _ if text.contains("WRONGTYPE") => StoreError::Foreign(text),
+        _ if needs::refused(&error).is_some() => StoreError::Refused { problem: text, remedy: String::new() },
         _ => StoreError::Unreachable(text),
     }
 }
@@ -325,7 +330,12 @@ impl Store for Redis {
         // Of a cluster, the part that everybody follows.
         let told =
             self.link.run(async |connection| connection.get::<_, Option<u64>>(&self.keys.changes.told).await);
-        told.await.map(drop).map_err(failed)
+        if let Err(error) = told.await
+            && needs::refused(&error).is_none()
+        {
+            return Err(failed(error));
+        }
+        self.needs.check(&self.link, &self.keys).await
     }
 
     async fn follow(&self, events: mpsc::Sender<Event>) {

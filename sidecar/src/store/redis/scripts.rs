@@ -311,3 +311,44 @@ return false
 "#,
     )
 });
+
+/// Tries every command that the scripts use, on keys of no meaning, which it removes.
+///
+/// KEYS: a text, a hash, a set, a sorted set and a stream. Returns each command that failed, and why.
+pub(super) static TRY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local refused = {}
+local function try(command, ...)
+    local answer = redis.pcall(command, ...)
+    if type(answer) == 'table' and answer.err then
+        table.insert(refused, {command, answer.err})
+    end
+end
+local text, hash, set, order, stream = unpack(KEYS)
+-- First what needs memory: after any other write a script is let go on without.
+try('SET', text, '1')
+try('INCR', text)
+try('HSET', hash, 'a', '1')
+try('SADD', set, 'a')
+try('ZADD', order, 1, 'a')
+try('XADD', stream, 'MAXLEN', '~', 1, '*', 'a', '1')
+try('TIME')
+try('GET', text)
+try('PEXPIRE', text, 60000)
+try('PTTL', text)
+try('HGET', hash, 'a')
+try('HMGET', hash, 'a')
+try('HGETALL', hash)
+try('HEXISTS', hash, 'a')
+try('HDEL', hash, 'a')
+try('SMEMBERS', set)
+try('SREM', set, 'a')
+try('ZRANGEBYSCORE', order, 0, 1)
+try('ZREM', order, 'a')
+try('XREVRANGE', stream, '+', '-', 'COUNT', 1)
+try('DEL', text, hash, set, order, stream)
+return refused
+"#,
+    )
+});

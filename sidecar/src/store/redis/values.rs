@@ -1,14 +1,16 @@
 //! What sidecars share of the ORM cache: values that expire, leases of who computes one, and news of what
 //! is of no use any more. What the values are, and whether they can be trusted, is not known here.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use redis::{RedisResult, Script, Value, streams::StreamId};
 use tokio::sync::mpsc;
 
 use super::{
     Access, InvalidUrl,
-    address::Address,
     follow::{self, Entry},
     keys::{Keys, Stream},
     link::Link,
@@ -45,6 +47,7 @@ pub(crate) enum ValueEvent {
 
 impl Entry for ValueEvent {
     const LOST: Self = Self::Lost;
+    const FOLLOWING: &str = "following the ORM cache in Redis";
 
     fn stream(keys: &Keys) -> &Stream {
         &keys.stale
@@ -57,7 +60,7 @@ impl Entry for ValueEvent {
 
 /// Values in Redis. Its connection is its own, so that a session's look-up waits for no value.
 pub(crate) struct Values {
-    link: Link,
+    link: Arc<Link>,
     keys: Keys,
 }
 
@@ -67,7 +70,7 @@ impl Values {
     /// # Errors
     /// If the URL is none, or a file beside it cannot be read.
     pub(crate) fn open(url: &str, access: &Access, prefix: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self { link: Link::new(Address::parse(url, access)?), keys: Keys::new(prefix) })
+        Ok(Self { link: Link::new(url, access)?, keys: Keys::new(prefix) })
     }
 
     /// The value of a key; if there is none, takes its lease.

@@ -142,6 +142,7 @@ async fn tls_and_a_narrow_user_with_a_password_from_a_file_are_enough() {
         user: Some("sidecar".into()),
         password_file: Some(at("password")),
         ca_file: Some(at("cert.pem")),
+        ..Access::default()
     };
     let url = format!("rediss://{}/0", server.address);
     let open_with =
