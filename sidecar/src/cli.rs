@@ -89,12 +89,17 @@ pub(crate) struct Asked {
 pub(crate) struct Doctor {
     /// Odoo's configuration file of a node on this host: ID=PATH. Repeat it, or separate several in the
     /// variable by spaces
-    #[arg(long, env = "MOORING_ODOO_CONF", value_name = "ID=PATH", value_delimiter = ' ')]
+    #[arg(long, env = "MOORING_ODOO_CONF", value_name = "ID=PATH", value_delimiter = ' ',
+          value_parser = OdooConf::of_file)]
     pub(crate) odoo_conf: Vec<OdooConf>,
 
     /// Envoy's admin interface: IP:PORT, or unix:PATH
     #[arg(long, env = "MOORING_ENVOY_ADMIN", value_name = "ADDRESS")]
     pub(crate) envoy: Option<Listen>,
+
+    /// What the sidecar asks nodes for: its --probe-path
+    #[arg(long, env = "MOORING_PROBE_PATH", value_name = "PATH", default_value = "/web/health")]
+    pub(crate) probe_path: String,
 
     /// JSON for machines
     #[arg(long, env = "MOORING_JSON")]

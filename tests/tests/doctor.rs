@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{
     browser,
-    envoy::Bootstrap,
+    envoy::{Bootstrap, socket},
+    fake_node::FakeNode,
     process::{Process, free_port, wait_until},
     program,
     stack::{Options, Stack},
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 fn conf(node: &harness::node::Node, data: &Path) -> String {
     format!(
         "[options]\nproxy_mode = True\nworkers = 2\nhttp_port = {}\ngevent_port = {}\ndata_dir = {}\n\
-         max_cron_threads = 0\ndb_host = postgres\n",
+         max_cron_threads = 0\ndb_host = postgres\nlist_db = False\nadmin_passwd = b1c5dd\n",
         node.endpoint.http.port(),
         node.endpoint.gevent.port(),
         data.display(),
@@ -69,12 +70,12 @@ impl Clinic {
 
     /// The exit status, and the names of what is found beside notes.
     async fn examine(&self) -> Result<(Option<i32>, Vec<String>)> {
-        let (status, found) = self.examine_all().await?;
-        Ok((status, names(found.iter().filter(|finding| finding["severity"] != "note"))))
+        let (status, report) = self.examine_all().await?;
+        Ok((status, names(findings(&report).iter().filter(|finding| finding["severity"] != "note"))))
     }
 
-    /// The exit status, and everything that is found.
-    async fn examine_all(&self) -> Result<(Option<i32>, Vec<Value>)> {
+    /// The exit status, and all that is said.
+    async fn examine_all(&self) -> Result<(Option<i32>, Value)> {
         let mut arguments = self.sidecar();
         arguments.extend(["--envoy".to_owned(), self.envoy.clone()]);
         for node in &self.stack.nodes {
@@ -93,19 +94,24 @@ fn names<'a>(found: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
     found.into_iter().filter_map(|finding| finding["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// What `mooring doctor` with these arguments finds, and its exit status.
-async fn doctor(arguments: Vec<String>) -> Result<(Option<i32>, Vec<Value>)> {
+/// What was found in a report.
+fn findings(report: &Value) -> &[Value] {
+    report["findings"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What `mooring doctor` with these arguments says, and its exit status.
+async fn doctor(arguments: Vec<String>) -> Result<(Option<i32>, Value)> {
     let mut command = Command::new(program("mooring"));
     command.args(["doctor", "--json"]).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let said = String::from_utf8_lossy(&output.stderr);
-    let found: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
-    for finding in &found {
-        for field in ["about", "problem", "remedy"] {
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+    for finding in findings(&report) {
+        for field in ["name", "about", "problem", "remedy"] {
             ensure!(finding[field].as_str().is_some_and(|text| !text.is_empty()), "{finding}");
         }
     }
-    Ok((output.status.code(), found))
+    Ok((output.status.code(), report))
 }
 
 /// An address on which nobody listens.
@@ -121,8 +127,20 @@ fn carried() -> Options {
 #[tokio::test]
 async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
     let mut clinic = Clinic::open(carried(), |_| {}).await?;
-    let healthy = clinic.examine().await?;
-    ensure!(healthy == (Some(0), vec![]), "{healthy:?}");
+    let (status, report) = clinic.examine_all().await?;
+    ensure!(status == Some(0) && findings(&report).is_empty(), "{report}");
+    let said = report["looked_at"].to_string();
+    for part in [
+        "it is ready",
+        "Odoo answers at odoo-3",
+        "odoo-2.conf",
+        "side by side",
+        "filters in odoo",
+        "clusters",
+    ] {
+        ensure!(said.contains(part), "{part} is not in {said}");
+    }
+    ensure!(report["not_looked_at"].to_string().contains("command line"), "{report}");
 
     let data = |id: &str| clinic.folder.path().join(id).display().to_string();
     let (own, other) = (format!("data_dir = {}", data("odoo-2")), format!("data_dir = {}", data("odoo-1")));
@@ -133,14 +151,24 @@ async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
     let apart = format!("data_dir = {}", lonely.display());
     for (line, instead, expected) in [
         ("workers = 2", "workers = 0", vec!["no-workers"]),
-        ("workers = 2", "workers = 2 ; enough", vec!["inline-comment", "no-workers"]),
+        ("workers = 2", "workers = 2 ; enough", vec!["inline-comment"]),
+        ("workers = 2", "workers = {{ workers }}", vec!["templated-value"]),
+        ("workers = 2", "workers = 2\nlimit_time_real = 721", vec!["time-limit-beyond-envoy"]),
+        ("workers = 2", "workers = 2\nx_sendfile = True", vec!["x-sendfile"]),
+        (
+            "workers = 2",
+            "workers = 2\nserver_wide_modules = base,web,session_redis",
+            vec!["session-stores-mixed"],
+        ),
+        ("list_db = False\n", "", vec!["database-manager-open"]),
+        ("admin_passwd = b1c5dd", "admin_passwd = admin", vec!["weak-master-password"]),
         ("proxy_mode = True\n", "", vec!["no-proxy-mode"]),
-        ("[options]", "[option]", vec!["conf-unreadable"]),
+        ("[options]", "[option]", vec!["no-options-section"]),
         ("gevent_port = ", "gevent_port = 1", vec!["other-port"]),
         (&own, &other, vec!["sessions-shared"]),
-        (&own, &apart, vec!["filestore-separate", "filestore-separate"]),
+        (&own, &apart, vec!["filestore-separate"]),
         (&own, "", vec!["no-data-dir"]),
-        ("db_host = postgres", "db_host = elsewhere", vec!["other-database", "other-database"]),
+        ("db_host = postgres", "db_host = elsewhere", vec!["other-database"]),
     ] {
         let found = clinic.with("odoo-2", line, instead).await?;
         ensure!(found == expected, "{instead:?}: {found:?}");
@@ -152,7 +180,7 @@ async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
     clinic.stack.kill_node("odoo-3");
     clinic.stack.wait_for_state("odoo-3", "down").await?;
     let (status, found) = clinic.examine().await?;
-    ensure!(status == Some(2) && found.contains(&"node-down".to_owned()), "{found:?}");
+    ensure!(status == Some(2) && found == ["node-down"], "{found:?}");
     let place = clinic.stack.nodes.len() - 1;
     clinic.stack.start_node(place).await?;
     clinic.stack.wait_for_state("odoo-3", "active").await?;
@@ -165,8 +193,10 @@ async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
 #[tokio::test]
 async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
     let clinic = Clinic::open(carried(), |_| {}).await?;
-    let (status, found) = doctor(clinic.sidecar()).await?;
-    ensure!(status == Some(0) && names(&found) == ["conf-not-examined", "envoy-not-examined"], "{found:?}");
+    let (status, report) = doctor(clinic.sidecar()).await?;
+    ensure!(status == Some(0) && findings(&report).is_empty(), "{report}");
+    let unseen = report["not_looked_at"].to_string();
+    ensure!(unseen.contains("--envoy") && unseen.contains("--odoo-conf"), "{unseen}");
 
     fs::remove_dir(clinic.folder.path().join("odoo-2/sessions"))?;
     let drain = |what: &'static str| {
@@ -176,9 +206,9 @@ async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
     };
     ensure!(drain("drain").await??.success());
     clinic.stack.wait_for_state("odoo-3", "draining").await?;
-    let (status, found) = clinic.examine_all().await?;
-    ensure!(found.iter().all(|finding| finding["severity"] == "note"), "{found:?}");
-    let mut found = names(&found);
+    let (status, report) = clinic.examine_all().await?;
+    ensure!(findings(&report).iter().all(|finding| finding["severity"] == "note"), "{report}");
+    let mut found = names(findings(&report));
     found.sort();
     ensure!(status == Some(0) && found == ["no-sessions-directory", "node-drained"], "{found:?}");
     ensure!(drain("undrain").await??.success());
@@ -186,19 +216,24 @@ async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_sidecar_without_its_store_and_a_node_without_a_gevent_port_are_found() -> Result<()> {
-    let (folder, address, store) = (tempfile::tempdir()?, local()?, local()?);
+async fn a_sidecar_without_its_store_a_node_without_a_gevent_port_and_one_that_is_not_odoo_are_found()
+-> Result<()> {
+    let (folder, address, store, stranger) =
+        (tempfile::tempdir()?, local()?, local()?, FakeNode::start(&[200]).await?);
     let mut serve = Command::new(program("mooring"));
     serve.args(["serve", "--listen", &address.to_string(), "--store", &format!("redis://{store}/0")]);
     serve.args(["--node", "odoo-1=127.0.0.1:1", "--node", "odoo-2=127.0.0.1:2,gevent=127.0.0.1:3"]);
+    // To which the sidecar cannot expect a certain answer.
+    serve.args(["--node", &format!("{},gevent=127.0.0.1:4", stranger.spec("odoo-3")), "--probe-path", "/"]);
     let mut sidecar = Process::start("mooring", serve, &folder.path().join("mooring.log"))?;
     sidecar.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
-    let (status, found) = doctor(vec!["--sidecar".to_owned(), address.to_string()]).await?;
-    ensure!(matches!(status, Some(1 | 2)), "{found:?}");
-    ensure!(found.iter().any(|it| it["name"] == "sidecar-not-ready"), "{found:?}");
-    let without = |it: &&Value| it["name"] == "no-gevent";
-    let about: Vec<_> = found.iter().filter(without).map(|it| it["about"].clone()).collect();
-    ensure!(about == ["odoo-1"], "{found:?}");
+    let (status, report) = doctor(vec!["--sidecar".to_owned(), address.to_string()]).await?;
+    ensure!(status == Some(2), "{report}");
+    ensure!(findings(&report).iter().any(|it| it["name"] == "sidecar-not-ready"), "{report}");
+    for (name, about) in [("no-gevent", "odoo-1"), ("foreign-server", "odoo-3")] {
+        let found = findings(&report).iter().filter(|it| it["name"] == name);
+        ensure!(found.map(|it| it["about"].clone()).collect::<Vec<_>>() == [about], "{report}");
+    }
     Ok(())
 }
 
@@ -215,7 +250,7 @@ async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
                 let hosts = &mut bootstrap.cluster("odoo")["load_assignment"]["endpoints"][0]["lb_endpoints"];
                 hosts.as_array_mut().expect("a list").truncate(2);
             },
-            "envoy-knows-not",
+            "envoy-unknown-node",
         ),
         (
             |bootstrap| {
@@ -223,7 +258,7 @@ async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
                 check["http_health_check"]["path"] = json!("/nowhere");
                 check["interval"] = json!("0.1s");
             },
-            "envoy-reaches-not",
+            "envoy-unreachable-node",
         ),
     ];
     for (change, name) in ills {
@@ -236,6 +271,64 @@ async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
         };
         // Health checks take a moment.
         wait_until(name, found).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn listeners_in_which_the_filter_is_not_obeyed_or_not_there_are_found() -> Result<()> {
+    let clinic = Clinic::open(carried(), |bootstrap| {
+        for change in [
+            (|filters| filters.swap(0, 1)) as fn(&mut Vec<Value>),
+            |filters| drop(filters.remove(1)),
+            |filters| drop(filters.drain(..2)),
+        ] {
+            let mut other = Bootstrap(bootstrap.0.clone());
+            change(other.http_filters());
+            let mut listener = other.0["static_resources"]["listeners"][0].take();
+            let port = free_port().expect("a free port");
+            listener["name"] = json!(format!("on-{port}"));
+            listener["address"] = socket((Ipv4Addr::LOCALHOST, port).into());
+            bootstrap.0["static_resources"]["listeners"].as_array_mut().expect("a list").push(listener);
+        }
+    })
+    .await?;
+    let (status, mut found) = clinic.examine().await?;
+    found.sort();
+    ensure!(status == Some(2), "{status:?}");
+    ensure!(found == ["filter-order", "listener-without-filter", "no-stateful-session"], "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn whatever_a_configuration_file_is_the_doctor_says_what_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let real = "[options]\n; The master password\nadmin_passwd = hunter2\ndb_host = False\nproxy_mode = ${PROXY}\n\
+                xmlrpc_port = 8070\nworkers = 4   ; (2 * cores)\n";
+    let large = vec![b'x'; 50 << 20];
+    let files: [(&str, &[u8], &[&str]); 5] = [
+        ("real", real.as_bytes(), &["inline-comment", "templated-value"]),
+        ("twice", b"[options]\nadmin_passwd = hunter2\nadmin_passwd = hunter2\n", &["conf-refused"]),
+        ("latin", b"[options]\r\nemail_from = Jos\xE9\r\n", &["conf-refused"]),
+        ("binary", b"\x7FELF\0\0\0\xFF", &["conf-unreadable"]),
+        ("large", &large, &["conf-unreadable"]),
+    ];
+    for (name, content, expected) in files {
+        fs::write(folder.path().join(name), content)?;
+        let output = Command::new(program("mooring"))
+            .args(["doctor", "--json", "--sidecar", &local()?.to_string()])
+            // As seen from there.
+            .arg(format!("--odoo-conf=odoo-1=./{name}"))
+            .current_dir(folder.path())
+            .output()?;
+        ensure!(output.status.code() == Some(2), "{name}: {output:?}");
+        let said = String::from_utf8(output.stdout)?;
+        let found = names(findings(&serde_json::from_str(&said)?));
+        ensure!(expected.iter().all(|name| found.iter().any(|it| it == name)), "{name}: {said}");
+        ensure!(
+            !said.contains("hunter2") && found.first().is_some_and(|it| it == "sidecar-absent"),
+            "{said}"
+        );
     }
     Ok(())
 }

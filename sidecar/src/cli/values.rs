@@ -60,6 +60,16 @@ impl FromStr for OfNode {
     }
 }
 
+impl OdooConf {
+    /// Reads ID=PATH, where a person may name the path as seen from where they are.
+    pub(crate) fn of_file(text: &str) -> Result<Self, String> {
+        let expected = || "expected ID=PATH such as odoo-1=/etc/odoo/odoo.conf".to_owned();
+        let (id, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(expected)?;
+        let path = std::path::absolute(path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Self { node: NodeId::new(id).map_err(|error| error.to_string())?, path })
+    }
+}
+
 /// A directory that is replicated: PATH=MODE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReplicateSpec {
@@ -128,6 +138,20 @@ mod tests {
     fn a_store_s_password_is_not_printed() {
         let store: StoreUrl = "redis://user:secret@127.0.0.1/0".parse().unwrap();
         assert!(!format!("{store:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_configuration_file_may_be_named_from_here() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(OdooConf::of_file("odoo-1=/etc/a=b.conf").unwrap().path, PathBuf::from("/etc/a=b.conf"));
+        for path in ["odoo.conf", "./odoo.conf"] {
+            let spec = OdooConf::of_file(&format!("odoo-1={path}")).unwrap();
+            assert_eq!((spec.node.as_str(), spec.path), ("odoo-1", here.join("odoo.conf")));
+        }
+        for bad in ["", "/etc/odoo.conf", "odoo-1=", "odoo-1", "odoo 1=/etc/odoo.conf"] {
+            assert!(OdooConf::of_file(bad).is_err(), "{bad}");
+        }
+        assert!("odoo-1=sessions".parse::<SessionsSpec>().is_err());
     }
 
     #[test]

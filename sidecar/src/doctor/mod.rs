@@ -1,115 +1,89 @@
 //! `mooring doctor`: what will break, and how to mend it.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{collections::BTreeSet, process::ExitCode};
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
-use serde::Serialize;
-
-use self::servers::Servers;
+use self::{
+    odoo_conf::Conf,
+    report::{Report, Severity},
+    servers::Servers,
+};
 use crate::cli::Doctor;
 
+mod disks;
 mod envoy;
+mod envoy_filters;
+mod form;
+mod ini;
 mod odoo_conf;
+mod one_server;
+mod report;
 mod servers;
-
-/// The table's width where there is no terminal, in characters.
-const WIDTH: u16 = 120;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Severity {
-    /// Worth knowing.
-    Note,
-    /// It will hurt some day.
-    Warning,
-    /// It hurts users now, or the next time that something fails.
-    Error,
-}
-
-/// Something that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    severity: Severity,
-    /// One word for machines, the same as long as it means the same.
-    name: &'static str,
-    /// The file, node or program that it is about.
-    about: String,
-    /// What is wrong.
-    problem: String,
-    /// How to mend it.
-    remedy: String,
-}
-
-/// What was found so far.
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(
-        &mut self,
-        severity: Severity,
-        name: &'static str,
-        about: impl ToString,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let (problem, remedy) = (problem.into(), remedy.into());
-        let new = Finding { severity, name, about: about.to_string(), problem, remedy };
-        // Envoy tells some of its configuration twice.
-        if !self.0.contains(&new) {
-            self.0.push(new);
-        }
-    }
-}
+mod together;
 
 /// Looks at what it was told of, and prints what it found. The exit status is 2 with errors, 1 with warnings
 /// and 0 with neither.
 #[allow(clippy::print_stdout)]
 pub(crate) async fn run(options: Doctor) -> ExitCode {
-    let mut findings = Findings::default();
-    let servers = Servers::ask(&options.asked, &mut findings).await;
-    servers.examine(&mut findings).await;
-    odoo_conf::examine(&options.odoo_conf, &servers, &mut findings);
-    match &options.envoy {
-        Some(admin) => envoy::examine(admin, &servers, &mut findings).await,
-        None => findings.add(
-            Severity::Note,
-            "envoy-not-examined",
-            "Envoy",
-            "nobody said where its admin interface is",
-            "--envoy 127.0.0.1:9901",
-        ),
+    let mut report = Report::default();
+    let servers = Servers::ask(&options.asked, &mut report).await;
+    servers.examine(&options.probe_path, &mut report).await;
+    let files = Conf::read_all(&options.odoo_conf, &mut report);
+    let patience = match &options.envoy {
+        Some(admin) => envoy::examine(admin, &servers, &without_gevent(&files), &mut report).await,
+        None => {
+            report.left_out("Envoy", "nobody said where its admin interface is: --envoy 127.0.0.1:9901");
+            None
+        }
+    };
+    for conf in &files {
+        one_server::examine(conf, &servers, patience, &mut report);
     }
-    let Findings(mut found) = findings;
-    found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    together::examine(&files, &servers, &mut report);
+    disks::examine(&files, &servers, &mut report);
+    say_what_was_not_seen(&options, &files, &servers, &mut report);
+    report.sort();
     if options.json {
-        println!("{}", serde_json::to_string(&found).unwrap_or_default());
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
     } else {
-        println!("{}", table(&found));
+        println!("{}", report.text());
     }
-    ExitCode::from(match found.first().map(|worst| worst.severity) {
+    ExitCode::from(match report.worst() {
         Some(Severity::Error) => 2,
         Some(Severity::Warning) => 1,
         Some(Severity::Note) | None => 0,
     })
 }
 
-fn table(found: &[Finding]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(WIDTH);
+/// The nodes whose files say that they have no gevent port.
+fn without_gevent(files: &[Conf]) -> BTreeSet<String> {
+    let those = files.iter().filter(|conf| one_server::without_workers(conf));
+    those.flat_map(|conf| &conf.nodes).map(ToString::to_string).collect()
+}
+
+/// Names what the doctor was not shown, and what it cannot see.
+fn say_what_was_not_seen(options: &Doctor, files: &[Conf], servers: &Servers, report: &mut Report) {
+    let shown = |node: &_| options.odoo_conf.iter().any(|spec| spec.node == *node);
+    let missing: Vec<_> = servers.nodes.iter().map(|node| &node.id).filter(|id| !shown(id)).collect();
+    if options.odoo_conf.is_empty() {
+        let why = "nobody said where they are: --odoo-conf odoo-1=/etc/odoo/odoo.conf, on each host";
+        report.left_out("Odoo's configuration files", why);
+        return;
     }
-    table.set_header(["", "about", "what", "what to do"]);
-    for Finding { severity, about, problem, remedy, .. } in found {
-        let (word, color) = match severity {
-            Severity::Note => ("note", Color::Cyan),
-            Severity::Warning => ("warning", Color::Yellow),
-            Severity::Error => ("error", Color::Red),
-        };
-        table.add_row([Cell::new(word).fg(color), Cell::new(about), Cell::new(problem), Cell::new(remedy)]);
+    for id in missing {
+        report.left_out(format!("the configuration file of {id}"), format!("no --odoo-conf {id}=PATH"));
     }
-    let count = |of| found.iter().filter(|finding| finding.severity == of).count();
-    format!("{table}\nerrors: {}, warnings: {}", count(Severity::Error), count(Severity::Warning))
+    match files {
+        [] => {}
+        [_] => {
+            let why = "only one configuration file was seen";
+            report.left_out("whether servers share database, filestore and sessions as they should", why);
+        }
+        _ => report.looked_at(
+            "the files side by side: databases, filestores, sessions, scheduled jobs, job runners",
+        ),
+    }
+    if !files.is_empty() {
+        let why = "they count before the file, and only Odoo's processes have them";
+        report.left_out("options of Odoo's command line and environment", why);
+    }
 }

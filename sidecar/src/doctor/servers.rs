@@ -6,12 +6,13 @@ use affinity::{
     NodeState,
     wire::{LeaseHolder, NodeReport, NodesReply},
 };
-use hyper::{Request, header};
+use axum::body::Bytes;
+use hyper::{Request, Response, header};
 use tokio::time::timeout;
 
-use super::{Findings, Severity};
+use super::report::{Id, Report, Severity};
 use crate::{
-    asking::Sidecar,
+    asking::{AskError, Sidecar},
     cli::{Asked, Listen},
     client,
 };
@@ -29,45 +30,46 @@ pub(super) struct Servers {
 
 impl Servers {
     /// Asks a sidecar; where none answers, that is found.
-    pub(super) async fn ask(asked: &Asked, findings: &mut Findings) -> Self {
+    pub(super) async fn ask(asked: &Asked, report: &mut Report) -> Self {
         let about = format!("the sidecar at {}", asked.sidecar);
         let answers = async {
             let sidecar = Sidecar::new(asked)?;
             let reply: NodesReply = sidecar.get("/v1/nodes").await?;
-            Ok::<_, crate::asking::AskError>((reply, sidecar.check("/readyz").await))
+            Ok::<_, AskError>((reply, sidecar.check("/readyz").await))
         };
         match timeout(PATIENCE, answers).await {
             Ok(Ok((reply, ready))) => {
                 if let Err(problem) = ready {
                     let remedy = "its log says more; until then its filter goes on with what it knew";
-                    findings.add(Severity::Warning, "sidecar-not-ready", about, problem.to_string(), remedy);
+                    report.add(Severity::Warning, Id::SidecarNotReady, &about, problem.to_string(), remedy);
                 }
+                report.looked_at(format!("{about}: that it is ready, and its {} nodes", reply.nodes.len()));
                 Self { nodes: reply.nodes, cron: reply.cron }
             }
             Ok(Err(error)) => {
                 let remedy = "start `mooring serve`, or name another with --sidecar";
-                findings.add(Severity::Error, "sidecar-absent", about, error.to_string(), remedy);
-                Self::default()
+                report.add(Severity::Error, Id::SidecarAbsent, about, error.to_string(), remedy);
+                Self::absent(report)
             }
             Err(_) => {
                 let problem = format!("it does not answer within {} s", PATIENCE.as_secs());
-                findings.add(
-                    Severity::Error,
-                    "sidecar-absent",
-                    about,
-                    problem,
-                    "restart it; its log says more",
-                );
-                Self::default()
+                let remedy = "restart it; its log says more";
+                report.add(Severity::Error, Id::SidecarAbsent, about, problem, remedy);
+                Self::absent(report)
             }
         }
     }
 
-    /// Examines every node.
-    pub(super) async fn examine(&self, findings: &mut Findings) {
-        if self.nodes.len() == 1 {
+    fn absent(report: &mut Report) -> Self {
+        report.left_out("the nodes, and whatever is compared with them", "the sidecar did not answer");
+        Self::default()
+    }
+
+    /// Examines every node; `probe_path` is what the sidecar asks them for.
+    pub(super) async fn examine(&self, probe_path: &str, report: &mut Report) {
+        if let [only] = &self.nodes[..] {
             let problem = "it is the only one: nobody goes on when it dies";
-            findings.add(Severity::Warning, "one-node", about(&self.nodes[..]), problem, "a second --node");
+            report.add(Severity::Warning, Id::OneNode, &only.id, problem, "a second --node");
         }
         let some_carry = self.nodes.iter().any(|node| node.carries);
         for node in &self.nodes {
@@ -75,68 +77,129 @@ impl Servers {
                 NodeState::Down => {
                     let problem = node.problem.clone().unwrap_or_else(|| "it is down".into());
                     let remedy = format!("is Odoo running, and is {} open from here?", node.http);
-                    findings.add(Severity::Error, "node-down", &node.id, problem, remedy);
+                    report.add(Severity::Error, Id::NodeDown, &node.id, problem, remedy);
                 }
                 NodeState::Draining => {
                     let remedy = format!("mooring undrain {}", node.id);
-                    findings.add(
-                        Severity::Note,
-                        "node-drained",
-                        &node.id,
-                        "no new session goes there",
-                        remedy,
-                    );
+                    let problem = "no new session goes there";
+                    report.add(Severity::Note, Id::NodeDrained, &node.id, problem, remedy);
                 }
                 NodeState::Active => {}
             }
             if node.gevent.is_none() {
+                let problem = "its websockets go to its HTTP port, where Odoo with workers answers none";
                 let remedy = "in --node: ,gevent=HOST:8072";
-                findings.add(
-                    Severity::Warning,
-                    "no-gevent",
-                    &node.id,
-                    "its websockets go to its HTTP port",
-                    remedy,
-                );
+                report.add(Severity::Warning, Id::NoGevent, &node.id, problem, remedy);
             }
             if !node.carries {
                 let severity = if some_carry { Severity::Error } else { Severity::Warning };
                 let problem = "its sessions are not carried: when it dies its people are logged out";
-                findings.add(
-                    severity,
-                    "not-carried",
-                    &node.id,
-                    problem,
-                    "--sessions at the sidecar beside it",
-                );
+                let remedy = "--sessions at the sidecar beside it";
+                report.add(severity, Id::NotCarried, &node.id, problem, remedy);
             }
-            if node.state != NodeState::Down {
-                examine_clock(node, findings).await;
-            }
+            examine_answer(node, probe_path, report).await;
         }
     }
 }
 
-fn about(nodes: &[NodeReport]) -> String {
-    nodes.iter().map(|node| node.id.to_string()).collect::<Vec<_>>().join(", ")
+/// Asks a node itself: whether it is Odoo that answers, and what its clock says.
+async fn examine_answer(node: &NodeReport, path: &str, report: &mut Report) {
+    let what = format!("who answers at {}, and its clock", node.id);
+    if node.state == NodeState::Down {
+        return report.left_out(what, "it is down");
+    }
+    let answer = async {
+        let mut addresses = tokio::net::lookup_host(&node.http).await.map_err(|error| error.to_string())?;
+        let address = addresses.next().ok_or("it has no address")?;
+        let answer = client::send(&Listen::Tcp(address), Request::get(path), Bytes::new()).await;
+        answer.map_err(|error| error.to_string())
+    };
+    let answer = timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err("it does not answer in time".into()));
+    let answer = match answer {
+        Ok(answer) if answer.status().is_client_error() || answer.status().is_server_error() => {
+            let why = format!("{path} is answered by {}; --probe-path as at the sidecar?", answer.status());
+            return report.left_out(what, why);
+        }
+        Ok(answer) => answer,
+        Err(error) => return report.left_out(what, error),
+    };
+    if is_odoo(path, &answer) {
+        report.looked_at(format!("{}: that Odoo answers at {}{path}, and its clock", node.id, node.http));
+    } else {
+        let problem =
+            format!("what answers at {} is not Odoo: its {path} is not what Odoo has there", node.http);
+        let remedy = "the right address in --node; or --probe-path, if the sidecar asks for another";
+        report.add(Severity::Error, Id::ForeignServer, &node.id, problem, remedy);
+        return;
+    }
+    examine_clock(node, &answer, SystemTime::now(), report);
 }
 
-/// Compares a node's clock, as its answers tell it, with this machine's.
-async fn examine_clock(node: &NodeReport, findings: &mut Findings) {
-    let date = async {
-        let address = tokio::net::lookup_host(&node.http).await.ok()?.next()?;
-        let answer =
-            client::send(&Listen::Tcp(address), Request::get("/web/health"), Default::default()).await;
-        let date = answer.ok()?.headers().get(header::DATE)?.to_str().ok()?.to_owned();
-        httpdate::parse_http_date(&date).ok()
-    };
-    let Ok(Some(theirs)) = timeout(PATIENCE, date).await else { return };
-    let ours = SystemTime::now();
+/// Whether Odoo answers like this: its health page says that it passes, its other pages begin a session.
+fn is_odoo(path: &str, answer: &Response<Bytes>) -> bool {
+    let page = path.split('?').next().unwrap_or_default();
+    if page.ends_with("/health") {
+        let health: Option<serde_json::Value> = serde_json::from_slice(answer.body()).ok();
+        return health.is_some_and(|health| health.get("status").is_some_and(|status| status == "pass"));
+    }
+    let mut cookies = answer.headers().get_all(header::SET_COOKIE).iter();
+    cookies.any(|cookie| cookie.as_bytes().starts_with(b"session_id="))
+}
+
+/// Compares a node's clock, as its answer tells it, with this machine's.
+fn examine_clock(node: &NodeReport, answer: &Response<Bytes>, ours: SystemTime, report: &mut Report) {
+    let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let Some(theirs) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else { return };
     // It is told in whole seconds.
     let apart = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default();
     if apart > SKEW {
         let problem = format!("its clock and this machine's are {} s apart", apart.as_secs());
         let remedy = "NTP on every host: sessions end too soon or too late, and two-factor codes fail";
-        findings.add(Severity::Warning, "clock-skew", &node.id, problem, remedy);
+        report.add(Severity::Warning, Id::ClockSkew, &node.id, problem, remedy);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Three nodes whose sessions are carried, as a sidecar tells of them.
+    pub(in crate::doctor) fn servers() -> Servers {
+        let node = |n: u16| {
+            serde_json::json!({
+                "id": format!("odoo-{n}"), "http": format!("10.0.0.{n}:8069"),
+                "gevent": format!("10.0.0.{n}:8072"), "weight": 1, "state": "active", "sessions": 0,
+                "probe_ms": 1.0, "since_seconds": 1, "problem": null, "carries": true,
+            })
+        };
+        let reply = serde_json::json!({"nodes": [node(1), node(2), node(3)]});
+        let NodesReply { nodes, cron, .. } = serde_json::from_value(reply).unwrap();
+        Servers { nodes, cron }
+    }
+
+    #[test]
+    fn odoo_is_known_by_what_only_odoo_answers() {
+        let answer = |cookie: Option<&str>, body: &str| {
+            let mut response = Response::builder();
+            if let Some(cookie) = cookie {
+                response = response.header(header::SET_COOKIE, cookie);
+            }
+            response.body(Bytes::copy_from_slice(body.as_bytes())).unwrap()
+        };
+        let health = "/web/health";
+        for (path, cookie, body, expected) in [
+            (health, None, r#"{"status": "pass"}"#, true),
+            ("/web/health?db_server_status=1", None, r#"{"status":"pass","db_server_status":true}"#, true),
+            (health, None, r#"{"status": "fail"}"#, false),
+            (health, None, "<html>It works!</html>", false),
+            (health, None, "pass", false),
+            (health, None, "", false),
+            (health, Some("session_id=x; Path=/"), "[]", false),
+            ("/web/login", Some("session_id=x; Path=/"), "<html>", true),
+            ("/web/login", Some("PHPSESSID=x"), "<html>", false),
+            ("/", None, r#"{"status": "pass"}"#, false),
+        ] {
+            assert_eq!(is_odoo(path, &answer(cookie, body)), expected, "{path} {cookie:?} {body}");
+        }
     }
 }
