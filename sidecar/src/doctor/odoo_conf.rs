@@ -119,6 +119,7 @@ impl Conf {
                 }
             }
         }
+        found.sort_by(|one: &Self, other| one.nodes.cmp(&other.nodes));
         found
     }
 
@@ -222,8 +223,7 @@ fn text(path: &Path) -> Result<String, Useless> {
     String::from_utf8(bytes).map_err(|error| {
         let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        let problem =
-            format!("line {line} is not UTF-8, and Odoo does not start where the system's texts are");
+        let problem = format!("line {line} is not UTF-8, and in a UTF-8 locale Odoo does not start with it");
         Useless { id: Id::ConfRefused, problem, remedy: "iconv -f latin1 -t utf-8" }
     })
 }

@@ -81,7 +81,10 @@ fn examine_database_manager(conf: &Conf, report: &mut Report) {
     };
     if password.or("admin").is_some_and(|password| WEAK_PASSWORDS.contains(&password)) {
         let severity = if open == Some(false) { Severity::Warning } else { Severity::Error };
-        let problem = "admin_passwd, the password over all databases, is Odoo's default or as easily guessed";
+        let problem = match conf.options.contains_key("admin_passwd") {
+            true => "admin_passwd, the password over all databases, is one that everybody tries first",
+            false => "admin_passwd is not set: Odoo's default is the password over all databases",
+        };
         let remedy = "admin_passwd = what openssl rand -hex 24 prints";
         report.add(severity, Id::WeakMasterPassword, conf.about(), problem, remedy);
     }
