@@ -229,7 +229,7 @@ async fn a_sidecar_without_its_store_a_node_without_a_gevent_port_and_one_that_i
     sidecar.wait(Duration::from_secs(10), async || browser::get(address, "/healthz").await.ok()).await?;
     let (status, report) = doctor(vec!["--sidecar".to_owned(), address.to_string()]).await?;
     ensure!(status == Some(2), "{report}");
-    ensure!(findings(&report).iter().any(|it| it["name"] == "sidecar-not-ready"), "{report}");
+    ensure!(findings(&report).iter().any(|it| it["name"] == "store-fails"), "{report}");
     for (name, about) in [("no-gevent", "odoo-1"), ("foreign-server", "odoo-3")] {
         let found = findings(&report).iter().filter(|it| it["name"] == name);
         ensure!(found.map(|it| it["about"].clone()).collect::<Vec<_>>() == [about], "{report}");

@@ -27,6 +27,7 @@ pub(super) enum Id {
     // The sidecar and the nodes.
     SidecarAbsent,
     SidecarNotReady,
+    StoreFails,
     OneNode,
     NodeDown,
     NodeDrained,

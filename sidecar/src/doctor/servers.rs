@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use affinity::{
     NodeState,
-    wire::{LeaseHolder, NodeReport, NodesReply},
+    wire::{LeaseHolder, NodeReport, NodesReply, StoreReport},
 };
 use axum::body::Bytes;
 use hyper::{Request, Response, header};
@@ -39,10 +39,7 @@ impl Servers {
         };
         match timeout(PATIENCE, answers).await {
             Ok(Ok((reply, ready))) => {
-                if let Err(problem) = ready {
-                    let remedy = "its log says more; until then its filter goes on with what it knew";
-                    report.add(Severity::Warning, Id::SidecarNotReady, &about, problem.to_string(), remedy);
-                }
+                examine_readiness(&about, reply.store, ready.err().map(|error| error.to_string()), report);
                 report.looked_at(format!("{about}: that it is ready, and its {} nodes", reply.nodes.len()));
                 Self { nodes: reply.nodes, cron: reply.cron }
             }
@@ -99,6 +96,17 @@ impl Servers {
             }
             examine_answer(node, probe_path, report).await;
         }
+    }
+}
+
+/// What a sidecar says of itself. Where its store fails it is not ready for that reason.
+fn examine_readiness(about: &str, store: Option<StoreReport>, unready: Option<String>, report: &mut Report) {
+    if let Some(StoreReport { problem, remedy }) = store {
+        let remedy = remedy.unwrap_or_else(|| "is it running, and can it be reached from there?".into());
+        report.add(Severity::Error, Id::StoreFails, about, problem, remedy);
+    } else if let Some(problem) = unready {
+        let remedy = "its log says more; until then its filter goes on with what it knew";
+        report.add(Severity::Warning, Id::SidecarNotReady, about, problem, remedy);
     }
 }
 
@@ -175,6 +183,29 @@ pub(super) mod tests {
         let reply = serde_json::json!({"nodes": [node(1), node(2), node(3)]});
         let NodesReply { nodes, cron, .. } = serde_json::from_value(reply).unwrap();
         Servers { nodes, cron }
+    }
+
+    #[test]
+    fn a_store_that_fails_is_one_finding_with_what_to_do() {
+        let refused =
+            || StoreReport { problem: "it refuses EVALSHA".into(), remedy: Some("ACL SETUSER".into()) };
+        let without = || StoreReport { problem: "it cannot be reached".into(), remedy: None };
+        let unready = || Some("something".to_owned());
+        for (store, unready, expected) in [
+            (None, None, vec![]),
+            (None, unready(), vec![("sidecar-not-ready", "its log")]),
+            (Some(refused()), unready(), vec![("store-fails", "ACL SETUSER")]),
+            (Some(refused()), None, vec![("store-fails", "ACL SETUSER")]),
+            (Some(without()), unready(), vec![("store-fails", "is it running")]),
+        ] {
+            let mut report = Report::default();
+            examine_readiness("a sidecar", store, unready, &mut report);
+            let found: Vec<_> = report.findings.iter().map(|it| (it.id.name(), it.remedy.clone())).collect();
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            for ((name, remedy), (expected, part)) in found.iter().zip(expected) {
+                assert!(name == expected && remedy.starts_with(part), "{name} {remedy}");
+            }
+        }
     }
 
     #[test]
