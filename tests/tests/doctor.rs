@@ -300,7 +300,8 @@ async fn listeners_in_which_the_filter_is_not_obeyed_or_not_there_are_found() ->
         })
     };
     // Health checks take a moment.
-    wait_until("each listener's own fault is found", found).await
+    wait_until("each listener's own fault is found", found).await?;
+    Ok(())
 }
 
 #[tokio::test]
