@@ -39,6 +39,8 @@ use crate::{
 
 /// The most sessions that are moved at once; each is under 60 bytes of JSON.
 pub(crate) const MOST_MOVED: usize = 64;
+/// How many may ask for readiness and metrics at once.
+const MOST_WATCHING: u32 = 32;
 /// The longest lease of scheduled jobs, in milliseconds: as `mooring cron` can be told.
 const LONGEST_LEASE_MS: u64 = 3_600_000;
 /// The longest that a watch waits, whatever it asks for.
@@ -74,12 +76,12 @@ impl Shared {
 
 /// Every route.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    let limit = || {
-        let limit = Limit::new(shared.most_requests, &shared.metrics.requests_refused);
+    let limit = |most| {
+        let limit = Limit::new(most, &shared.metrics.requests_refused);
         middleware::from_fn_with_state(limit, within)
     };
     // Those who wait for changes take nobody's place who asks.
-    let waiting = Router::new().route("/v1/watch", get(watch)).layer(limit());
+    let waiting = Router::new().route("/v1/watch", get(watch)).layer(limit(shared.most_requests));
     let asking = Router::new()
         .route("/v1/owners/{key}", get(owner))
         .route("/v1/claims", post(claim))
@@ -92,16 +94,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/nodes/{id}/sessions", get(sessions))
         .route("/v1/nodes/{id}/move", post(move_sessions))
         .route("/v1/explanations/{key}", get(explain))
-        .layer(limit());
+        .layer(limit(shared.most_requests));
+    // Where the store dawdles they take few places too.
+    let watched = Router::new()
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .layer(limit(MOST_WATCHING));
     let mut guarded = waiting.merge(asking);
     if shared.tokens.is_some() {
         guarded = guarded.layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
     }
-    guarded
-        .route("/healthz", get(|| async { "alive\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(shared)
+    guarded.route("/healthz", get(|| async { "alive\n" })).merge(watched).with_state(shared)
 }
 
 /// An answer that is a body of the wire.

@@ -8,7 +8,6 @@ use tokio::sync::Mutex;
 
 use super::{
     super::StoreError,
-    failed,
     keys::Keys,
     link::{Connection, Link},
     scripts::TRY,
@@ -24,10 +23,13 @@ const RIGHTS: &str = "&* -@all +evalsha +eval +script|load +hmget +hset +hget +h
 /// A command that was refused, and why.
 type Refusal = (String, String);
 
+/// What was refused, or why that cannot be known, and when.
+type Found = (Instant, Result<Vec<Refusal>, String>);
+
 /// What was found last.
 pub(super) struct Needs {
     acl: String,
-    found: Mutex<Option<(Instant, Vec<Refusal>)>>,
+    found: Mutex<Option<Found>>,
 }
 
 impl Needs {
@@ -43,12 +45,13 @@ impl Needs {
     pub(super) async fn check(&self, link: &std::sync::Arc<Link>, keys: &Keys) -> Result<(), StoreError> {
         let mut found = self.found.lock().await;
         if found.as_ref().is_none_or(|(when, _)| when.elapsed() > HOLDS) {
-            *found = None;
-            let refused = link.run(async |connection| try_all(connection, keys).await).await;
-            *found = Some((Instant::now(), refused.map_err(failed)?));
+            let tried = link.run(async |connection| try_all(connection, keys).await).await;
+            // Also that it does not answer: others who ask meanwhile need not wait in vain one by one.
+            *found = Some((Instant::now(), tried.map_err(|error| error.to_string())));
         }
         match found.as_ref() {
-            Some((_, refusals)) if !refusals.is_empty() => Err(self.refused(refusals)),
+            Some((_, Ok(refusals))) if !refusals.is_empty() => Err(self.refused(refusals)),
+            Some((_, Err(problem))) => Err(StoreError::Unreachable(problem.clone())),
             _ => Ok(()),
         }
     }
