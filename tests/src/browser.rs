@@ -12,7 +12,10 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use rand::{Rng, distr::Alphanumeric};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
     tungstenite::{Message, client::IntoClientRequest},
@@ -87,6 +90,18 @@ pub async fn send(connections: &Connections, request: Request<Full<Bytes>>) -> R
         anyhow::Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
     };
     tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
+}
+
+/// Sends bytes as they are and returns all that comes back until the connection is closed.
+///
+/// # Errors
+/// If it is not closed in time.
+pub async fn raw(server: SocketAddr, request: &[u8]) -> Result<String> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(request).await?;
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.context("no end in time")??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// A session id as Odoo 18 and 19 make them, of random letters.
@@ -165,7 +180,7 @@ impl Browser {
     pub async fn log_in(&mut self, login: &str) -> Result<Answer> {
         let page = self.get("/web/login").await?.text();
         let token = page.split("name=\"csrf_token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
-        let token = token.context("no csrf_token in the login page")?;
+        let token = token.with_context(|| format!("no csrf_token in the login page: {page}"))?;
         let form = format!("csrf_token={token}&login={login}&password=pw-{login}&redirect=/odoo");
         let kind = [("content-type", "application/x-www-form-urlencoded")];
         let answer = self.request(Method::POST, "/web/login", &kind, form).await?;

@@ -1,7 +1,12 @@
 //! Several stand-ins, a sidecar and an Envoy, put together.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -102,14 +107,10 @@ impl Stack {
         }
         let sidecar = start_sidecar(sidecar_address, &nodes, &options, &folder).await?;
 
-        let program = options.envoy_version.map_or_else(tools::envoy, tools::envoy_of_version)?;
-        let mut bootstrap = Bootstrap::read(options.bootstrap)?;
-        let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
         let endpoints: Vec<Endpoint> = nodes.iter().map(|node| node.endpoint).collect();
-        bootstrap.place(address.port(), free_port()?, &endpoints, sidecar_address);
-        change(&mut bootstrap);
-        let envoy = Envoy::start(&program, &bootstrap, folder.path(), options.concurrency).await?;
-        let mut stack = Self {
+        let (envoy, address, bootstrap) =
+            start_envoy(&options, &endpoints, sidecar_address, folder.path(), change).await?;
+        Ok(Self {
             nodes,
             sidecar: Some(sidecar),
             sidecar_address,
@@ -118,28 +119,24 @@ impl Stack {
             bootstrap,
             options,
             folder,
-        };
-        let configuration = serde_json::to_string(stack.bootstrap.http_filters())?;
-        if configuration.contains("sidecar_cluster") {
-            stack.wait_until_polled().await?;
-        }
-        Ok(stack)
+        })
     }
 
-    /// Waits until Envoy's filter has heard from the sidecar: then it knows the nodes.
-    async fn wait_until_polled(&mut self) -> Result<()> {
-        for _ in 0..200 {
-            if self.envoy.stat("wasmcustom.mooring_sidecar_polls").await? > 0 {
-                // Every thread looks at the board once in 100 ms.
-                tokio::time::sleep(Duration::from_millis(250)).await;
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        anyhow::bail!(
-            "the filter has not heard from the sidecar; Envoy printed:\n{}",
-            self.envoy.process.printed()
-        )
+    /// One more Envoy before the same nodes, with `file` of `envoy/` as `change` leaves it, and where it takes
+    /// requests.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn another_envoy(
+        &self,
+        file: &'static str,
+        change: impl FnOnce(&mut Bootstrap),
+    ) -> Result<(Envoy, SocketAddr)> {
+        let options = Options { bootstrap: file, ..self.options.clone() };
+        let endpoints: Vec<Endpoint> = self.nodes.iter().map(|node| node.endpoint).collect();
+        let started = start_envoy(&options, &endpoints, self.sidecar_address, self.folder.path(), change);
+        let (envoy, address, _) = started.await?;
+        Ok((envoy, address))
     }
 
     /// A browser that comes in through Envoy.
@@ -232,6 +229,34 @@ impl Stack {
     }
 }
 
+/// Starts an Envoy, and waits until its filter has heard from the sidecar: then it knows the nodes.
+async fn start_envoy(
+    options: &Options,
+    nodes: &[Endpoint],
+    sidecar: SocketAddr,
+    folder: &Path,
+    change: impl FnOnce(&mut Bootstrap),
+) -> Result<(Envoy, SocketAddr, Bootstrap)> {
+    let program = options.envoy_version.map_or_else(tools::envoy, tools::envoy_of_version)?;
+    let mut bootstrap = Bootstrap::read(options.bootstrap)?;
+    let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+    bootstrap.place(address.port(), free_port()?, nodes, sidecar);
+    change(&mut bootstrap);
+    let envoy = Envoy::start(&program, &bootstrap, folder, options.concurrency).await?;
+    if !serde_json::to_string(bootstrap.http_filters())?.contains("sidecar_cluster") {
+        return Ok((envoy, address, bootstrap));
+    }
+    for _ in 0..200 {
+        if envoy.stat("wasmcustom.mooring_sidecar_polls").await? > 0 {
+            // Every thread looks at the board once in 100 ms.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            return Ok((envoy, address, bootstrap));
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    anyhow::bail!("the filter has not heard from the sidecar; Envoy printed:\n{}", envoy.process.printed())
+}
+
 async fn start_sidecar(
     address: SocketAddr,
     nodes: &[Node],
@@ -260,7 +285,7 @@ async fn start_sidecar(
 ///
 /// # Errors
 /// If it cannot be found or does not start.
-pub async fn start_redis(folder: &std::path::Path) -> Result<(Process, SocketAddr)> {
+pub async fn start_redis(folder: &Path) -> Result<(Process, SocketAddr)> {
     let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
     let mut command = Command::new(tools::redis_server()?);
     command.args([

@@ -1,26 +1,16 @@
 //! Bytes that no browser sends: served, and the filter's VM lives on.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use harness::{
     browser::{self, Method},
     stack::{Options, Stack},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
-/// Sends raw bytes of a request and returns the status and the head of the answer.
+/// Sends raw bytes of a request and returns the status and all of the answer.
 async fn raw(stack: &Stack, head: &[u8]) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(stack.address).await?;
-    stream.write_all(head).await?;
-    let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await??;
-    let text = String::from_utf8_lossy(&answer).into_owned();
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    Ok((status, text))
+    let answer = browser::raw(stack.address, head).await?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+    Ok((status, answer))
 }
 
 fn request(headers: &[u8]) -> Vec<u8> {

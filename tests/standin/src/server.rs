@@ -51,6 +51,8 @@ async fn connection(node: Arc<Node>, port: Port, stream: TcpStream, peer: std::n
     // An error here is a client that went away.
     let _ = http1::Builder::new()
         .keep_alive(port == Port::Gevent)
+        // As werkzeug writes them.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

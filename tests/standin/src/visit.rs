@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use hyper::Method;
 use hyper::header::{AsHeaderName, COOKIE, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::http::request;
+use serde_json::{Value, json};
 
 use crate::cli::Profile;
 use crate::codec::{Fields, fields};
@@ -75,6 +76,13 @@ impl Visit {
         let mut seen: Vec<_> = names.filter(|name| name.starts_with("x-mooring-")).collect();
         seen.sort_unstable();
         seen.join(",")
+    }
+
+    /// Path and headers as received, in their order but for headers of one name.
+    pub(crate) fn head(&self) -> Value {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = self.headers.iter().map(|(name, value)| [name.to_string(), text(value)]);
+        json!({"path": self.full_path, "headers": headers.collect::<Vec<_>>()})
     }
 
     /// X-Forwarded-For, -Host and -Proto as received.

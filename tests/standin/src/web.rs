@@ -42,6 +42,7 @@ enum Route {
     ChangePassword,
     State,
     Gc,
+    Head,
     Unknown,
 }
 
@@ -65,6 +66,7 @@ impl Route {
             "/standin/change_password" => (Route::ChangePassword, "/standin"),
             "/standin/state" => (Route::State, "/standin"),
             "/standin/gc" => (Route::Gc, "/standin"),
+            _ if path.starts_with("/standin/head/") => (Route::Head, "/standin"),
             _ if path.starts_with("/odoo/") => (Route::WebClient, "/odoo"),
             _ if path.starts_with("/web/static/") => (Route::Static, "/web/static"),
             _ if path == "/web/dataset/call_kw" || path.starts_with("/web/dataset/call_kw/") => {
@@ -84,7 +86,7 @@ impl Route {
             | Route::JsonRpc
             | Route::ChangePassword
             | Route::Gc => method == Method::POST,
-            Route::Login | Route::Slow | Route::Logout | Route::Unknown => true,
+            Route::Login | Route::Slow | Route::Logout | Route::Head | Route::Unknown => true,
             _ => method == Method::GET || method == Method::HEAD,
         }
     }
@@ -96,7 +98,7 @@ impl Route {
 
     /// Routes that are answered before anybody asks for a session.
     fn has_session(self) -> bool {
-        !matches!(self, Route::Static | Route::State | Route::Gc)
+        !matches!(self, Route::Static | Route::State | Route::Gc | Route::Head)
     }
 
     /// False for routes that Odoo marks `save_session=False`, and for those without a session.
@@ -225,6 +227,7 @@ async fn dispatch(
             let deleted = node.keeper.store.vacuum(Duration::from_secs(age));
             Reply::json(&json!({"node": node.id, "deleted": deleted}))
         }
+        Route::Head => Reply::json(&visit.head()),
         Route::Upload | Route::Unknown => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
         Route::Authenticate | Route::SessionInfo | Route::CallKw | Route::JsonRpc | Route::Poll => {
             let call = match Call::read(body) {
