@@ -1,4 +1,9 @@
-//! What users load: both tiers, the oldest Envoy and the newest, and configurations that are refused.
+//! What users load: both tiers, the oldest Envoy and the newest, and configurations that are refused; how
+//! they treat what clients and other proxies say.
+
+mod balancer;
+mod guide;
+mod headers;
 
 use anyhow::{Result, ensure};
 use harness::{
@@ -100,7 +105,13 @@ fn the_tiers_differ_only_as_they_say() -> Result<()> {
     let mut full = Bootstrap::read("envoy.yaml")?;
     let simple = Bootstrap::read("envoy-simple.yaml")?;
     let manager = full.connection_manager();
-    manager.as_object_mut().expect("an object").remove("early_header_mutation_extensions");
+    // Older Envoys remove by name, and know no CEL in headers.
+    let early = &mut manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"];
+    let names = ["x-mooring-upstream", "x-mooring-next", "x-mooring-owner", "x-mooring-key"];
+    let named = names.map(|name| json!({"remove": name}));
+    early.as_array_mut().expect("a list").splice(0..1, named);
+    let bus = &mut manager["route_config"]["virtual_hosts"][0]["routes"][0];
+    bus.as_object_mut().expect("an object").remove("request_headers_to_add");
     let removed = &mut manager["route_config"]["virtual_hosts"][0]["request_headers_to_remove"];
     *removed = json!(["x-mooring-upstream", "x-mooring-next"]);
     for name in ["odoo", "odoo_gevent"] {
