@@ -74,10 +74,6 @@ fn policy(manifests: &Manifests, route: &Value) -> Result<Value> {
 
 fn listener(manifests: &Manifests, routes: &[&Value]) -> Result<Value> {
     let client = &manifests.one("ClientTrafficPolicy")?["spec"];
-    let removed = list(&client["headers"]["earlyRequestHeaders"]["removeOnMatch"]).iter().map(|matched| {
-        let kind = text(&matched["type"]).to_lowercase();
-        json!({"remove_on_match": {"key_matcher": {kind: matched["value"]}}})
-    });
     let timeout = &client["timeout"]["http"];
     let order = &manifests.one("EnvoyProxy")?["spec"]["filterOrder"];
     ensure!(
@@ -95,18 +91,33 @@ fn listener(manifests: &Manifests, routes: &[&Value]) -> Result<Value> {
         "stat_prefix": "http-80",
         "use_remote_address": true,
         "normalize_path": true,
-        "merge_slashes": true,
-        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+        "merge_slashes": client["path"]["disableMergeSlashes"] != true,
+        "path_with_escaped_slashes_action":
+            constant(client["path"]["escapedSlashesAction"].as_str().unwrap_or("UnescapeAndRedirect")),
         "server_header_transformation": "PASS_THROUGH",
-        "common_http_protocol_options":
-            {"headers_with_underscores_action": "REJECT_REQUEST", "idle_timeout": seconds(&timeout["idleTimeout"])},
+        "common_http_protocol_options": {
+            "headers_with_underscores_action":
+                constant(client["headers"]["withUnderscoresAction"].as_str().unwrap_or("RejectRequest")),
+            "idle_timeout": seconds(&timeout["idleTimeout"]),
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": client["http2"]["maxConcurrentStreams"].as_u64().unwrap_or(100),
+            "initial_stream_window_size": bytes(&client["http2"]["initialStreamWindowSize"]).unwrap_or(65_536),
+            "initial_connection_window_size":
+                bytes(&client["http2"]["initialConnectionWindowSize"]).unwrap_or(1_048_576),
+        },
         "stream_idle_timeout": seconds(&timeout["streamIdleTimeout"]),
         "request_headers_timeout": seconds(&timeout["requestHeadersReceivedTimeout"]),
         "early_header_mutation_extensions": [{
             "name": "envoy.http.early_header_mutation.header_mutation",
-            "typed_config": {"@type": mutation, "mutations": removed.collect::<Value>()},
+            "typed_config": {"@type": mutation, "mutations": removed(&client["headers"]["earlyRequestHeaders"])},
         }],
         "http_filters": [
+            health(&client["healthCheck"]),
+            {"name": "envoy.filters.http.header_mutation", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                "mutations": {"response_mutations": removed(&client["headers"]["lateResponseHeaders"])},
+            }},
             wasm(&manifests.one("EnvoyExtensionPolicy")?["spec"]["wasm"][0]),
             {"name": SESSION, "disabled": true, "typed_config": stateful_session()},
             {"name": "envoy.filters.http.router", "typed_config": {"@type": router}},
@@ -117,15 +128,34 @@ fn listener(manifests: &Manifests, routes: &[&Value]) -> Result<Value> {
             "virtual_hosts": [{"name": "odoo/odoo/http/odoo_example_com", "domains": ["*"], "routes": routes}],
         },
     });
-    ensure!(client["connection"]["bufferLimit"] == "1Mi", "another buffer");
     Ok(json!({
         "name": "odoo/odoo/http",
         "address": {},
-        "per_connection_buffer_limit_bytes": 1 << 20,
+        "per_connection_buffer_limit_bytes": bytes(&client["connection"]["bufferLimit"]).unwrap_or(32_768),
         "default_filter_chain": {"filters": [
             {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
         ]},
     }))
+}
+
+/// The headers that are removed: by name, then by what their names begin with.
+fn removed(headers: &Value) -> Value {
+    let by_name = list(&headers["remove"]).iter().map(|name| json!({"remove": name}));
+    let by_match = list(&headers["removeOnMatch"]).iter().map(|matched| {
+        let kind = text(&matched["type"]).to_lowercase();
+        json!({"remove_on_match": {"key_matcher": {kind: matched["value"]}}})
+    });
+    by_name.chain(by_match).collect()
+}
+
+/// The filter that answers balancers; it looks at no cluster.
+fn health(check: &Value) -> Value {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck";
+    let path = json!([{"name": ":path", "string_match": {"exact": check["path"]}}]);
+    json!({
+        "name": "envoy.filters.http.health_check",
+        "typed_config": {"@type": kind, "pass_through_mode": false, "headers": path},
+    })
 }
 
 fn wasm(wasm: &Value) -> Value {
@@ -241,6 +271,7 @@ fn cluster(route: &Value, policy: &Value, endpoints: &Path) -> Value {
         "type": "EDS",
         "eds_cluster_config": eds::config(endpoints, &name),
         "connect_timeout": policy["timeout"]["tcp"]["connectTimeout"],
+        "per_connection_buffer_limit_bytes": bytes(&policy["connection"]["bufferLimit"]).unwrap_or(32_768),
         "ignore_health_on_host_removal": true,
         "common_lb_config": {"healthy_panic_threshold": {"value": policy["healthCheck"]["panicThreshold"]}},
         "load_balancing_policy": extension("override_host", json!({
@@ -271,6 +302,29 @@ fn cluster(route: &Value, policy: &Value, endpoints: &Path) -> Value {
             "max_retries": breaker["maxParallelRetries"],
         }]},
     })
+}
+
+/// A word of Envoy Gateway, such as KeepUnchanged, as Envoy has it.
+fn constant(word: &str) -> String {
+    let mut constant = String::new();
+    for letter in word.chars() {
+        if letter.is_uppercase() && !constant.is_empty() {
+            constant.push('_');
+        }
+        constant.push(letter.to_ascii_uppercase());
+    }
+    constant
+}
+
+/// A quantity of Envoy Gateway, such as 256Ki; none if there is none.
+fn bytes(quantity: &Value) -> Option<u64> {
+    let quantity = quantity.as_str()?;
+    let (number, shift) = match (quantity.strip_suffix("Ki"), quantity.strip_suffix("Mi")) {
+        (Some(number), _) => (number, 10),
+        (_, Some(number)) => (number, 20),
+        _ => (quantity, 0),
+    };
+    Some(number.parse::<u64>().ok()? << shift)
 }
 
 /// A duration of Envoy Gateway, such as 12m, as Envoy has it.

@@ -253,6 +253,12 @@ fn apply(resources: &mut Value, patch: &Value) -> Result<usize> {
             chain.insert(place, value.clone());
             Ok(1)
         }
+        ("HTTP_FILTER", "INSERT_FIRST") => {
+            ensure!(matched["listener"]["filterChain"]["filter"]["name"] == MANAGER, "another filter");
+            let chain = filters[0]["typed_config"]["http_filters"].as_array_mut().context("no filters")?;
+            chain.insert(0, value.clone());
+            Ok(1)
+        }
         ("HTTP_ROUTE", "MERGE") => {
             let name = &matched["routeConfiguration"]["vhost"]["route"]["name"];
             let host = &mut filters[0]["typed_config"]["route_config"]["virtual_hosts"][0];

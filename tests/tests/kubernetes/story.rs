@@ -185,6 +185,22 @@ impl Place {
         }
         Ok(())
     }
+
+    /// What clients and balancers say is taken as envoy.yaml takes it.
+    async fn stands_at_the_edge(&self) -> Result<()> {
+        let mut stranger = self.stranger(&browser::http1());
+        // Odoo makes images of what stands in a path, such as the address of a page.
+        let path = "/standin/head/QR/https%3A%2F%2Fa.example//b";
+        let names = ["x_forwarded_proto", "x-forwarded-host", "forwarded", "x-real-ip", "x-odoo-dbfilter"];
+        let answer = stranger.request(Method::GET, path, &names.map(|name| (name, "forged")), "").await?;
+        ensure!(answer.status == 200, "with an underscore: {}", answer.status);
+        let arrived = answer.text();
+        ensure!(arrived.contains(&format!("\"path\":\"{path}?\"")), "another path: {arrived}");
+        ensure!(!arrived.contains("forged"), "Odoo was told {arrived}");
+        let health = stranger.get("/mooring/health").await?;
+        ensure!(health.status == 200 && health.node().is_empty(), "Odoo is asked for /mooring/health");
+        Ok(())
+    }
 }
 
 async fn all_work(people: &mut [Person]) -> Result<()> {
@@ -234,6 +250,7 @@ async fn only_they_move(
 /// Everything that is promised, one after the other.
 pub(crate) async fn tell(manifests: &Manifests, gateway: &Gateway, version: &str) -> Result<()> {
     let mut place = Place::start(manifests, gateway, version).await?;
+    place.stands_at_the_edge().await?;
     place.browsers_stick().await?;
     let mut people = place.people(0, PEOPLE).await?;
     for person in &mut people {
