@@ -243,7 +243,7 @@ type Ill = (fn(&mut Bootstrap), &'static str);
 #[tokio::test]
 async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
     let ills: [Ill; 4] = [
-        (|bootstrap| drop(bootstrap.http_filters().remove(0)), "no-filter"),
+        (|bootstrap| bootstrap.http_filters().retain(|filter| filter["name"] != "mooring"), "no-filter"),
         (|bootstrap| bootstrap.wasm()["failure_policy"] = json!("FAIL_OPEN"), "no-reload"),
         (
             |bootstrap| {
