@@ -107,7 +107,10 @@ async fn what_only_a_proxy_may_say_is_not_taken_from_a_client() -> Result<()> {
     Ok(())
 }
 
-/// A configuration in which the filter does not do its part, as it comes about.
+/// How a configuration comes about in which the filter does not do its part, and whether it still names servers.
+type Change = (&'static str, bool, fn(&mut Bootstrap));
+
+/// The filter left out.
 fn without_filter(bootstrap: &mut Bootstrap) {
     bootstrap.http_filters().retain(|filter| filter["name"] != "mooring");
 }
@@ -145,7 +148,7 @@ async fn nothing_leaks(stack: &Stack, envoy: &Envoy, address: SocketAddr, chosen
 #[tokio::test]
 async fn without_the_filter_or_with_it_in_the_wrong_place_nothing_leaks() -> Result<()> {
     let stack = Stack::start(Options::default()).await?;
-    let changes: [(&str, bool, fn(&mut Bootstrap)); 2] =
+    let changes: [Change; 2] =
         [("no filter", false, without_filter), ("filter too late", true, filter_too_late)];
     for file in FILES {
         for (name, chosen, change) in changes {
