@@ -21,6 +21,11 @@ const TICK: Duration = Duration::from_millis(100);
 const LEASE_MS: u64 = 1_500;
 /// How long the sidecar may hold a poll open.
 const POLL_WAIT_MS: u32 = 20_000;
+/// How far back the clock must go to be noticed: less than that does no harm, and some clocks are adjusted by
+/// milliseconds all the time.
+const CLOCK_SLACK_MS: u64 = 1_000;
+/// How often a write to the board is tried again because another VM was faster.
+const TRIES: usize = 4;
 /// Claims made up for on one tick.
 const CLAIMS_A_TICK: usize = 64;
 
@@ -33,13 +38,22 @@ pub(crate) struct Root {
     /// Claims under way that no stream waits for.
     claims: Vec<(u32, Claim)>,
     polled_ms: u64,
+    configured_ms: u64,
 }
 
 impl Root {
     pub(crate) fn new() -> Self {
         // Two VMs that start in the same nanosecond would both poll: wasteful, not wrong.
         let name = host::now_ns();
-        Self { name, state: None, poll_age: None, poll: None, claims: Vec::new(), polled_ms: 0 }
+        Self {
+            name,
+            state: None,
+            poll_age: None,
+            poll: None,
+            claims: Vec::new(),
+            polled_ms: 0,
+            configured_ms: 0,
+        }
     }
 
     /// What the streams of this root share, once it is configured.
@@ -51,7 +65,8 @@ impl Root {
     pub(crate) fn configure(&mut self) -> bool {
         match Config::parse(&host::plugin_configuration()) {
             Ok(config) => {
-                self.state = Some(Rc::new(State::new(config, host::now_ms())));
+                self.configured_ms = host::now_ms();
+                self.state = Some(Rc::new(State::new(config, self.configured_ms)));
                 self.poll_age = Some(PollAge::define());
                 host::tick_every(TICK).is_ok()
             }
@@ -62,27 +77,49 @@ impl Root {
         }
     }
 
-    /// Takes back what only a living VM counts.
+    /// Takes back what only a living VM counts, and leaves the polling to others.
     pub(crate) fn retire(&self) {
         if let Some(state) = &self.state {
             state.retire();
+            self.give_up_polling(state);
         }
     }
 
     /// Ten times a second.
     pub(crate) fn tick(&mut self) {
         let Some(state) = self.state.clone() else { return };
-        state.now_ms.set(host::now_ms());
+        let before = state.now_ms.replace(host::now_ms());
         if state.sidecar.is_some() {
+            self.mind_the_clock(&state, before);
             let progress = state.board.progress().progress;
             self.catch_up(&state, &progress);
             self.follow(&state);
             self.make_up_claims(&state);
-            if let Some(gauge) = self.poll_age.as_ref().filter(|_| progress.polled_ms != 0) {
-                gauge.record(state.now_ms.get().saturating_sub(progress.polled_ms) / 1_000);
+            if let Some(gauge) = &self.poll_age {
+                // Nobody has polled yet: that counts as well.
+                let since = if progress.polled_ms == 0 { self.configured_ms } else { progress.polled_ms };
+                gauge.record(state.now_ms.get().saturating_sub(since) / 1_000);
             }
         }
         state.flush_metrics();
+    }
+
+    /// Begins a new era, in which all is asked for again, if the clock was put back since `before`: what was
+    /// to be believed for a while would be believed for far longer.
+    fn mind_the_clock(&self, state: &State, before: u64) {
+        let now = state.now_ms.get();
+        for _ in 0..TRIES {
+            let seen = state.board.progress();
+            let was_put_back = before.max(seen.progress.polled_ms) > now.saturating_add(CLOCK_SLACK_MS);
+            // In another era than this VM's another VM has seen it.
+            if !was_put_back || seen.progress.era != state.era.get() {
+                return;
+            }
+            let (era, polled_ms) = (seen.progress.era + 1, seen.progress.polled_ms.min(now));
+            if state.board.advance(&seen, &Progress { era, polled_ms, ..seen.progress }) {
+                return;
+            }
+        }
     }
 
     /// The answer to a call that no stream waits for.
@@ -139,18 +176,25 @@ impl Root {
     fn follow(&mut self, state: &State) {
         let Some(sidecar) = &state.sidecar else { return };
         let now = state.now_ms.get();
-        let seen = state.board.progress();
-        let mut progress = seen.progress;
-        if progress.poller != self.name && now < progress.poller_until_ms {
+        // Who cannot ask leaves it to others: of a configuration that was replaced, a renewed token is not known.
+        if self.poll.is_none() && !sidecar.is_worth_asking(now) {
             return;
         }
-        if progress.poller != self.name || now + LEASE_MS / 2 > progress.poller_until_ms {
+        let seen = state.board.progress();
+        let mut progress = seen.progress;
+        // More than a lease's length is left only if the clock was put back since.
+        let left = Some(progress.poller_until_ms.saturating_sub(now)).filter(|left| *left <= LEASE_MS);
+        let left = left.unwrap_or_default();
+        if progress.poller != self.name && left > 0 {
+            return;
+        }
+        if progress.poller != self.name || left < LEASE_MS / 2 {
             (progress.poller, progress.poller_until_ms) = (self.name, now + LEASE_MS);
             if !state.board.advance(&seen, &progress) {
                 return;
             }
         }
-        if self.poll.is_none() && sidecar.is_worth_asking(now) {
+        if self.poll.is_none() {
             let query = WatchQuery {
                 generation: progress.cursor.generation,
                 position: progress.cursor.position,
@@ -168,6 +212,18 @@ impl Root {
         count(&state.metrics.poll_failures);
         if let Some(sidecar) = &state.sidecar {
             sidecar.failed(state.now_ms.get());
+        }
+        self.give_up_polling(state);
+    }
+
+    /// Ends the lease, if this VM has it.
+    fn give_up_polling(&self, state: &State) {
+        for _ in 0..TRIES {
+            let seen = state.board.progress();
+            let is_poller = seen.progress.poller == self.name;
+            if !is_poller || state.board.advance(&seen, &Progress { poller_until_ms: 0, ..seen.progress }) {
+                return;
+            }
         }
     }
 

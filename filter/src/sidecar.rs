@@ -31,7 +31,9 @@ impl Sidecar {
     /// Whether it is worth asking. After a failure it is left alone for a while, each time longer:
     /// requests must not wait again and again for somebody who is not there.
     pub(crate) fn is_worth_asking(&self, now_ms: u64) -> bool {
-        now_ms >= self.paused_until_ms.get()
+        let left = self.paused_until_ms.get().saturating_sub(now_ms);
+        // No pause is as long as that: the clock was put back since it began.
+        left == 0 || left > LONGEST_PAUSE_MS
     }
 
     pub(crate) fn answered(&self) {
@@ -101,5 +103,7 @@ mod tests {
         sidecar.answered();
         sidecar.failed(now);
         assert!(sidecar.is_worth_asking(now + 250));
+        sidecar.failed(now + 3_600_000);
+        assert!(sidecar.is_worth_asking(now), "the clock was put back");
     }
 }

@@ -197,6 +197,11 @@ impl Vm {
         self.machine().enter(ROOT, |e| &e.tick, ROOT);
     }
 
+    /// Ends the root context, as Envoy does with a configuration that was replaced.
+    pub fn end(&self) {
+        self.machine().enter(ROOT, |e| &e.delete, ROOT);
+    }
+
     /// How often the module wants to tick.
     pub fn tick_period(&self) -> Option<Duration> {
         self.state().tick_period

@@ -124,7 +124,13 @@ redis.call('HSET', KEYS[3], ARGV[1], string.format('%d %s', now, ARGV[2]))
 local function fresh(key, age)
     local all, kept = redis.call('HGETALL', key), {}
     for at = 1, #all, 2 do
-        if now - (tonumber(all[at + 1]:match('^%d+')) or 0) > tonumber(age) then
+        local beat, rest = all[at + 1]:match('^(%d+)(.*)$')
+        if tonumber(beat or 0) > now then
+            -- The clock was put back: what was said before counts as said now, and no longer.
+            beat, all[at + 1] = now, string.format('%d%s', now, rest)
+            redis.call('HSET', key, all[at], all[at + 1])
+        end
+        if now - tonumber(beat or 0) > tonumber(age) then
             redis.call('HDEL', key, all[at])
         else
             table.insert(kept, all[at])
@@ -163,6 +169,10 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[2], string.format('%.0f', now), 'NX')
+if tonumber(redis.call('GET', KEYS[2])) > now then
+    -- The clock was put back.
+    redis.call('SET', KEYS[2], string.format('%.0f', now))
+end
 if not token and ARGV[4] ~= '1' and now - redis.call('GET', KEYS[2]) < lasts then
     return {0, false}
 end
@@ -176,8 +186,8 @@ return {1, {ARGV[2], lasts}}
 ///
 /// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
 /// the node; 2: the epoch it knew last, or 0; 3: the version it started from; 4: the digest; 5: 1 if anonymous; 6: the
-/// seal; 7: the session's key; 8: how long the record lives at least, in milliseconds. Returns whether it
-/// is stored, the owner, its epoch and the version.
+/// seal; 7: the session's key; 8: how long the record lives at least, in milliseconds; 9: the proofs, with
+/// spaces between them. Returns whether it is stored, the owner, its epoch and the version.
 pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
@@ -193,7 +203,7 @@ if ended or not may or version ~= ARGV[3] or (anonymous == '0' and ARGV[5] == '1
 end
 version = string.format('%.0f', version + 1)
 redis.call('HSET', KEYS[1], 'node', node, 'epoch', epoch, 'version', version, 'digest', ARGV[4],
-    'anonymous', ARGV[5], 'seal', ARGV[6], 'at:' .. ARGV[1], version)
+    'anonymous', ARGV[5], 'seal', ARGV[6], 'proofs', ARGV[9], 'at:' .. ARGV[1], version)
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[8])
 end
@@ -223,11 +233,16 @@ end
 ///
 /// KEYS 1: the session's hash; 2 and 3: `copies` and `copied`, where they are in the same slot. ARGV 1:
 /// the node, or nothing; 2: the version it had; 3: the session's key; 4: how long to remember, in
-/// milliseconds; 5: who saw it end, if the record may be missing. Returns whether it was ended now.
+/// milliseconds; 5: who saw it end, if the record may be missing; 6: the proof of who left it, or nothing.
+/// Returns whether it was ended now.
 pub(super) static END: LazyLock<Script> = LazyLock::new(|| {
     script(
         r#"
-local node, epoch, version, ended = unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'ended'))
+local node, epoch, version, ended, proofs =
+    unpack(redis.call('HMGET', KEYS[1], 'node', 'epoch', 'version', 'ended', 'proofs'))
+if ARGV[6] ~= '' and not (proofs and proofs:find(ARGV[6], 1, true)) then
+    return 0
+end
 if not node and ARGV[5] ~= '' then
     node, epoch = ARGV[5], '1'
 end

@@ -89,6 +89,49 @@ async fn a_connection_that_breaks_costs_nothing_and_a_gap_is_seen() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_put_back_keeps_nobody_alive_and_no_lease_away() {
+    let Some(server) = RedisServer::start().await else { return };
+    let [one, other] = [(); 2].map(|()| server.open("mooring", LONG));
+    let node = affinity::Node {
+        id: NodeId::new("a").unwrap(),
+        http: "127.0.0.1:1".parse().unwrap(),
+        gevent: None,
+        weight: 1,
+        state: affinity::NodeState::Active,
+        full: false,
+        carries: false,
+    };
+    one.register(&Registration { node, condition: Condition::default() }).await.unwrap();
+    let loads = HashMap::from([(NodeId::new("a").unwrap(), 3)]);
+    one.roster(&loads).await.unwrap();
+    // As if all of that had been said an hour from now.
+    let (seconds, _): (u64, u64) = server.run("TIME").await;
+    for name in ["nodes", "loads"] {
+        let key = format!("mooring:{{directory}}:{name}");
+        let all: HashMap<String, String> = server.run(&format!("HGETALL {key}")).await;
+        for (field, text) in all {
+            let later = format!("{} {}", seconds + 3_600, text.split_once(' ').unwrap().1);
+            server.set_field(&key, &field, &later).await;
+        }
+    }
+    assert_eq!(other.roster(&HashMap::new()).await.unwrap().nodes[0].age, Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let roster = other.roster(&HashMap::new()).await.unwrap();
+    assert!(roster.nodes[0].age > Duration::ZERO, "it would be alive for another hour");
+    assert_eq!(roster.loads.len(), 1);
+
+    let remembers = "mooring:{directory}:remembers";
+    server.run::<()>(&format!("SET {remembers} {}", (seconds + 3_600) * 1_000)).await;
+    let ask = wire::LeaseRequest { name: "cron".into(), token: 1, for_ms: 500, held: false };
+    let mut granted = false;
+    for _ in 0..40 {
+        granted |= one.lease(&ask).await.unwrap().granted;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(granted, "nobody would have the lease for another hour");
+}
+
+#[tokio::test]
 async fn a_server_that_is_gone_is_said_so_and_used_again() {
     let Some(mut server) = RedisServer::start().await else { return };
     let store = server.open("mooring", LONG);

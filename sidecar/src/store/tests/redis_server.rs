@@ -55,6 +55,13 @@ impl RedisServer {
         command.arg(words.collect::<Vec<_>>()).query_async(&mut connection).await.unwrap()
     }
 
+    /// Sets a field of a hash to a text with spaces.
+    pub(super) async fn set_field(&self, key: &str, field: &str, text: &str) {
+        let client = ::redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        ::redis::cmd("HSET").arg(&[key, field, text]).exec_async(&mut connection).await.unwrap();
+    }
+
     pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -96,6 +96,50 @@ fn a_failing_poll_backs_off() {
     }
 }
 
+/// A configuration that was replaced lives on for minutes, until its last stream has ended.
+#[test]
+fn who_is_refused_leaves_the_polling_to_others() {
+    let host = Host::new().unwrap();
+    let (old, new) = (host.vm(with_sidecar()).unwrap(), host.vm(with_sidecar()).unwrap());
+    pass(&host, &[&old], 100);
+    vm_refused(&old);
+    pass(&host, &[&old, &new], 100);
+    answer_poll(&new, &WatchReply { membership: Some(nodes()), ..no_news(7, 0) });
+    for _ in 0..600 {
+        pass(&host, &[&old, &new], 100);
+        assert_eq!((polls(&old), polls(&new)), (0, 1), "the token of the old one is wrong");
+    }
+    // The other way round: the one that could poll is refused from now on.
+    vm_refused(&new);
+    pass(&host, &[&new, &old], 100);
+    assert_eq!(polls(&old), 1);
+}
+
+fn vm_refused(vm: &Vm) {
+    vm.answer(only_call(vm, "/v1/watch").token, 401, b"");
+}
+
+#[test]
+fn a_configuration_that_ends_leaves_the_polling_to_others() {
+    let host = Host::new().unwrap();
+    let (first, second) = two_vms(&host);
+    assert_eq!((polls(&first), polls(&second)), (1, 0));
+    first.end();
+    pass(&host, &[&second], 100);
+    assert_eq!(polls(&second), 1, "at once");
+}
+
+#[test]
+fn that_nobody_ever_polled_shows() {
+    let host = Host::new().unwrap();
+    let vm = host.vm(with_sidecar()).unwrap();
+    for _ in 0..10 {
+        pass(&host, &[&vm], 3_000);
+        vm.calls().iter().for_each(|call| vm.answer(call.token, 401, b""));
+    }
+    assert!(host.metric("mooring_sidecar_poll_age_seconds").unwrap() >= 27);
+}
+
 #[test]
 fn nobody_polls_without_a_sidecar() {
     let host = Host::new().unwrap();

@@ -5,6 +5,7 @@
 
 mod abi;
 mod claims;
+mod clock;
 mod configuration;
 mod failover;
 mod following;
