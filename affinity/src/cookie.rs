@@ -15,12 +15,28 @@ pub fn session_id(cookie_header: &[u8]) -> Option<&[u8]> {
     cookie_header.split(|&byte| byte == b';').find_map(session_pair).filter(|sid| !sid.is_empty())
 }
 
-/// The session id that the value of one `Set-Cookie` response header sets, if it sets one.
+/// The session id that a response leaves its browser with, from the values of its `Set-Cookie` headers in
+/// order; none if they say nothing of it, or delete it.
 ///
-/// A deletion (an empty value) is none.
-pub fn set_session_id(set_cookie_header: &[u8]) -> Option<&[u8]> {
-    let pair = set_cookie_header.split(|&byte| byte == b';').next()?;
-    session_pair(pair).filter(|sid| !sid.is_empty())
+/// The last one counts: Odoo 19 may send the cookie twice, and what deletes it (an empty value, `Max-Age=0`)
+/// takes back what was set before.
+pub fn set_session_id<T: AsRef<[u8]>>(set_cookie_headers: &[T]) -> Option<&[u8]> {
+    let (sid, attributes) = set_cookie_headers.iter().rev().find_map(|header| {
+        let mut parts = header.as_ref().split(|&byte| byte == b';');
+        Some((parts.next().and_then(session_pair)?, parts))
+    })?;
+    Some(sid).filter(|sid| !sid.is_empty() && !attributes.into_iter().any(is_deletion))
+}
+
+/// Whether a cookie's attribute has browsers forget it: `Max-Age` of 0 or less.
+fn is_deletion(attribute: &[u8]) -> bool {
+    let mut sides = attribute.splitn(2, |&byte| byte == b'=').map(<[u8]>::trim_ascii);
+    let is_max_age = sides.next().is_some_and(|name| name.eq_ignore_ascii_case(b"max-age"));
+    let seconds = sides.next().filter(|_| is_max_age).unwrap_or_default();
+    match seconds {
+        [b'-', digits @ ..] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        digits => !digits.is_empty() && digits.iter().all(|&digit| digit == b'0'),
+    }
 }
 
 fn session_pair(pair: &[u8]) -> Option<&[u8]> {
@@ -72,8 +88,23 @@ mod tests {
 
     #[test]
     fn reads_what_a_response_sets() {
-        assert_eq!(set_session_id(b"session_id=abc; HttpOnly; Path=/"), Some(&b"abc"[..]));
-        assert_eq!(set_session_id(b"tz=UTC; session_id=abc"), None);
-        assert_eq!(set_session_id(b"session_id=; Max-Age=0"), None);
+        let cases: &[(&[&str], Option<&str>)] = &[
+            (&["session_id=abc; HttpOnly; Path=/"], Some("abc")),
+            (&["tz=UTC; session_id=abc"], None),
+            (&["session_id=; Max-Age=0"], None),
+            (&["session_id=abc; Max-Age=604800", "tz=UTC"], Some("abc")),
+            (&["session_id=abc", "session_id=def"], Some("def")),
+            (&["session_id=abc", "session_id=; Path=/"], None),
+            (&["session_id=abc", "session_id=abc; max-age = 0"], None),
+            (&["session_id=abc; Max-Age=-1"], None),
+            (&["session_id=abc; Max-Age=000"], None),
+            (&["session_id=; Max-Age=0", "session_id=abc"], Some("abc")),
+            (&["session_id=abc; Max-Age=; Max-Age; Max-Age=-; Max-Age=x0"], Some("abc")),
+            (&["session_id=abc; Expires=Max-Age=0"], Some("abc")),
+            (&[], None),
+        ];
+        for (headers, expected) in cases {
+            assert_eq!(set_session_id(headers), expected.map(str::as_bytes), "{headers:?}");
+        }
     }
 }

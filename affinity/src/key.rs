@@ -9,6 +9,9 @@ const STABLE_PREFIX: usize = 42;
 /// Session ids of this many bytes or more (Odoo 18 and later: 84) have that stable prefix.
 const ROTATING_LENGTH: usize = 84;
 
+/// The longest session id that Odoo could have made (20: 86 bytes), with room to spare.
+pub const LONGEST_ID: usize = 128;
+
 /// What soft rotation keeps of a session id: the first 42 bytes of one of 84 or more, else all of it.
 pub fn stable_part(sid: &[u8]) -> &[u8] {
     let stable = if sid.len() >= ROTATING_LENGTH { sid.get(..STABLE_PREFIX) } else { None };
@@ -61,6 +64,45 @@ impl SessionKey {
         let mut key = [0; 16];
         key.iter_mut().zip(blake3::hash(input).as_bytes()).for_each(|(to, from)| *to = *from);
         Self(key)
+    }
+}
+
+/// Shows that somebody holds a session's id whole: 128 bits of BLAKE3 over all of it, which no key tells.
+///
+/// The first 42 characters of an id are no secret (Odoo logs them and keeps them in its database), and those
+/// who were given an id before a soft rotation have them too; see [`stable_part`]. It is no secret, either:
+/// nothing leads back to the id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IdProof([u8; 16]);
+
+impl IdProof {
+    /// What is hashed behind an id: its proof is another than its key. (BLAKE3's own way of keeping the two
+    /// apart, a derived key, would add 4 KB to the filter.)
+    const PURPOSE: &[u8] = b" is held whole";
+
+    /// The proof of a session id.
+    pub fn of_session_id(sid: &[u8]) -> Self {
+        Self(SessionKey::hash(&[sid, Self::PURPOSE].concat()).0)
+    }
+}
+
+impl fmt::Display for IdProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for IdProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for IdProof {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        SessionKey::from_str(text).map(|SessionKey(bytes)| Self(bytes))
     }
 }
 
@@ -133,6 +175,18 @@ mod tests {
         let before = SessionKey::of_session_id(sid('b').as_bytes());
         assert_eq!(before, SessionKey::of_session_id(sid('c').as_bytes()));
         assert_eq!(before, SessionKey::of_session_id(&[b'a'; 42]), "it is the key of the stable part");
+    }
+
+    #[test]
+    fn a_proof_is_of_the_whole_id_and_no_key() {
+        let whole = sid('b');
+        let proof = IdProof::of_session_id(whole.as_bytes());
+        for other in [&whole[..42], &whole[..83], &sid('c'), &format!("{whole}b"), &whole.to_uppercase()] {
+            assert_ne!(proof, IdProof::of_session_id(other.as_bytes()), "{} characters", other.len());
+        }
+        assert_eq!(proof.to_string().parse(), Ok(proof));
+        let old = [b'0'; 40];
+        assert_ne!(IdProof::of_session_id(&old).to_string(), SessionKey::of_session_id(&old).to_string());
     }
 
     #[test]

@@ -14,6 +14,6 @@ pub mod port;
 pub mod rendezvous;
 pub mod wire;
 
-pub use key::SessionKey;
+pub use key::{IdProof, SessionKey};
 pub use membership::{Membership, Node, NodeId, NodeState};
 pub use port::Port;

@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Membership, NodeId, NodeState, SessionKey};
+use crate::{IdProof, Membership, NodeId, NodeState, SessionKey};
 
 /// The content type of an encoded body.
 pub const CONTENT_TYPE: &str = "application/vnd.mooring.postcard";
@@ -68,14 +68,25 @@ pub enum Origin {
     /// Nothing that there are files of: a visitor's first answer, or an operator.
     #[default]
     Visit,
-    /// A login or logout: the session's file must have reached its standby, and the session that was
-    /// left, if any, must have ended.
+    /// Perhaps a login or logout: the session's file, if there is one, must have reached its standby, and
+    /// the session that was left, if any, must have ended.
     Entry {
         /// The session that the request had before.
-        left: Option<SessionKey>,
+        left: Option<Left>,
+        /// Whether the request had a body: then it surely did something.
+        posted: bool,
     },
     /// The owner is down or did not answer, and this node serves in its place: it must have the file.
     Failover,
+}
+
+/// A session that was left for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The session.
+    pub key: SessionKey,
+    /// That whoever left it held its id: without it nothing ends.
+    pub proof: IdProof,
 }
 
 /// What became of a claim.

@@ -30,7 +30,7 @@ proptest! {
             prop_assert!(header.windows(sid.len()).any(|window| window == sid));
             SessionKey::of_session_id(sid);
         }
-        cookie::set_session_id(&header);
+        cookie::set_session_id(&[&header, &header]);
     }
 
     #[test]

@@ -225,7 +225,17 @@ fn serialize(pairs: &[(&str, &str)]) -> Vec<u8> {
 
 /// Whoever is connected, `ip:port`, as Envoy sees it.
 pub(crate) fn source_address() -> Option<Vec<u8>> {
-    let path = b"source\0address";
+    property(b"source\0address")
+}
+
+/// The request's cookies. Where a client sends several `cookie` headers they come joined by commas, as Odoo's
+/// HTTP server joins them, and not the first alone as [`header`] gives it: both must read the same session.
+pub(crate) fn cookies() -> Option<Vec<u8>> {
+    property(b"request\0headers\0cookie")
+}
+
+/// An attribute of the request, by its path.
+fn property(path: &[u8]) -> Option<Vec<u8>> {
     received(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 

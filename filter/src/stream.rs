@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use affinity::{
-    Port, SessionKey,
+    IdProof, Port, SessionKey,
     address::{client_address, peer_address},
     cookie,
+    key::LONGEST_ID,
     plan::{Plan, Reason},
-    wire::{self, Claim, ClaimReply, Origin, OwnerReply},
+    wire::{self, Claim, ClaimReply, Left, Origin, OwnerReply},
 };
 
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct Stream {
     has_body: bool,
     /// The request's session.
     session: Option<SessionKey>,
+    /// Its id, if it is one that Odoo can have made: the proof of it is made where it is needed.
+    sid: Option<Vec<u8>>,
     /// The seed of the node chosen.
     chosen: Option<u64>,
     waiting: Waiting,
@@ -54,6 +57,7 @@ impl Stream {
             port: Port::Http,
             has_body: false,
             session: None,
+            sid: None,
             chosen: None,
             waiting: Waiting::Nothing,
         }
@@ -64,9 +68,12 @@ impl Stream {
         self.has_body = has_body;
         let path = host::header(Map::Request, ":path");
         self.port = Port::of_path(&path.unwrap_or_default());
-        let cookies = host::header(Map::Request, "cookie");
+        let cookies = host::cookies();
         match cookies.as_deref().and_then(cookie::session_id) {
-            Some(sid) => self.route_session(SessionKey::of_session_id(sid)),
+            Some(sid) => {
+                self.sid = (sid.len() <= LONGEST_ID).then(|| sid.to_vec());
+                self.route_session(SessionKey::of_session_id(sid))
+            }
             None => {
                 let plan = self.state.router.borrow().plan_newcomer(self.address_key());
                 self.choose(&plan);
@@ -251,9 +258,7 @@ impl Stream {
     fn session_set(&self) -> Option<SessionKey> {
         host::header(Map::Response, "set-cookie")?;
         let headers = host::all_headers(Map::Response, "set-cookie");
-        // JSON authentication on Odoo 19 sends the cookie twice; browsers keep the last.
-        let sid = headers.iter().rev().find_map(|header| cookie::set_session_id(header))?;
-        Some(SessionKey::of_session_id(sid))
+        cookie::set_session_id(&headers).map(SessionKey::of_session_id)
     }
 
     /// Claims a session for the node that began it, unless it has an owner.
@@ -264,9 +269,13 @@ impl Stream {
         let Some(node) = self.state.router.borrow().id_of_seed(seed).cloned() else {
             return Action::Continue;
         };
+        let proof = self.sid.as_deref().map(IdProof::of_session_id);
+        let left = self.session.zip(proof).map(|(key, proof)| Left { key, proof });
         // Who had a session or sends something logs in or out; who did not, just came by.
-        let is_entry = self.has_body || self.session.is_some();
-        let origin = if is_entry { Origin::Entry { left: self.session } } else { Origin::Visit };
+        let origin = match (left, self.has_body) {
+            (None, false) => Origin::Visit,
+            (left, posted) => Origin::Entry { left, posted },
+        };
         self.claim(Claim { key, node, expect: 0, origin })
     }
 

@@ -33,7 +33,7 @@ use crate::{
     orm_cache::OrmCache,
     registry::Registry,
     sessions::{self, Brought, Carriers},
-    store::{LARGEST_EPOCH, StoreError},
+    store::{EndedBy, LARGEST_EPOCH, StoreError},
     token::Tokens,
 };
 
@@ -171,7 +171,7 @@ async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     }
     match shared.directory.claim(claim.clone()).await {
         Ok(reply) => {
-            if !sessions::settled(store, &membership, &claim).await {
+            if !sessions::settled(store, &membership, &shared.carriers, &claim).await {
                 shared.metrics.unsettled();
             }
             if reply.granted && reply.owner.epoch == 1 {
@@ -354,7 +354,7 @@ async fn revoke(State(shared): State<Arc<Shared>>, Json(keys): Json<Vec<SessionK
     let mut reply = RevokeReply::default();
     let membership = shared.registry.membership().borrow().clone();
     for key in keys.into_iter().take(MOST_MOVED) {
-        match sessions::end(shared.directory.store(), &membership, key, None).await {
+        match sessions::end(shared.directory.store(), &membership, key, EndedBy::Operator, None).await {
             Ok(ended) => reply.revoked += u64::from(ended),
             Err(error) => return unavailable(&error),
         }

@@ -151,6 +151,7 @@ impl Carrier {
             base,
             digest: snapshot.digest(self.sealer.digest_secret()),
             anonymous: snapshot.is_anonymous(),
+            proofs: snapshot.proofs(),
             seal,
         };
         let published = self.store.publish(key, new).await?;

@@ -148,6 +148,11 @@ impl Carrier {
         }
     }
 
+    /// Whether any session is being looked at, or is to be.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.state().busy.is_empty()
+    }
+
     /// A file of the session was written.
     pub(super) fn changed(self: &Arc<Self>, place: Place) {
         self.look(place.key(), Job::new(Some(place), false), Duration::ZERO);

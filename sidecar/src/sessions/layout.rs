@@ -1,6 +1,9 @@
 //! Where Odoo keeps a session's file, and what is none.
 
-use affinity::{SessionKey, key::stable_part};
+use affinity::{
+    IdProof, SessionKey,
+    key::{LONGEST_ID, stable_part},
+};
 
 /// What ends a file's name in Odoo 15 and older, and begins it.
 const OLD_PREFIX: &str = "werkzeug_";
@@ -15,7 +18,7 @@ impl Sid {
     /// Takes a text for an id, if it can be one: nothing that leads to another folder can.
     pub(crate) fn new(text: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        ((32..=128).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
+        ((32..=LONGEST_ID).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -25,6 +28,11 @@ impl Sid {
     /// The session's key.
     pub(crate) fn key(&self) -> SessionKey {
         SessionKey::of_session_id(self.0.as_bytes())
+    }
+
+    /// What whoever holds the id can show.
+    pub(crate) fn proof(&self) -> IdProof {
+        IdProof::of_session_id(self.0.as_bytes())
     }
 
     /// What all ids of the session begin with, if it may have several.

@@ -114,6 +114,11 @@ impl Carriers {
         self.0.iter().find(|carrier| carrier.node == *node).map(|carrier| carrier.report())
     }
 
+    /// Whether a node has sessions that are being looked at, if it is carried here.
+    fn is_busy(&self, node: &NodeId) -> Option<bool> {
+        self.0.iter().find(|carrier| carrier.node == *node).map(|carrier| carrier.is_busy())
+    }
+
     /// What is not carried yet, in words.
     pub(crate) fn unfinished(&self) -> Option<String> {
         self.reports().into_iter().find(|(_, report)| !report.complete).map(|(node, report)| {

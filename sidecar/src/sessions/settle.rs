@@ -7,11 +7,11 @@ use std::{
 
 use affinity::{
     Membership, NodeId, NodeState, SessionKey,
-    wire::{Claim, Origin},
+    wire::{Claim, Left, Origin},
 };
 use tokio::time::sleep;
 
-use super::holders::holders;
+use super::{Carriers, holders::holders};
 use crate::store::{Copy, EndedBy, Store, StoreError};
 
 /// How long the answer to a login or logout may be held back. Odoo's own takes as long.
@@ -25,19 +25,24 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LATER_LOOK: Duration = Duration::from_millis(20);
 
 /// After a login's or logout's claim: ends the session that was left, and waits until the new one's copy
-/// is at its standby. Returns whether that came about in time.
-pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, claim: &Claim) -> bool {
-    let Origin::Entry { left } = claim.origin else { return true };
+/// is at its standby, if there is anything to copy. Returns whether that came about in time.
+pub(crate) async fn settled(
+    store: &dyn Store,
+    membership: &Arc<Membership>,
+    carriers: &Carriers,
+    claim: &Claim,
+) -> bool {
+    let Origin::Entry { left, posted } = claim.origin else { return true };
     if !carries(membership, &claim.node) {
         return true;
     }
-    let ended = async {
-        match left.filter(|left| *left != claim.key) {
-            // The browser was given another session: whatever files this one has are of no use to anybody
-            // but a thief. Its node may have none of them just now, and bring them back.
-            Some(left) => end(store, membership, left, Some(&claim.node)).await.is_ok(),
-            None => true,
+    let ended = match left.filter(|left| left.key != claim.key) {
+        // The browser was given another session: whatever files this one has are of no use to anybody
+        // but a thief. Its node may have none of them just now, and bring them back.
+        Some(Left { key, proof }) => {
+            end(store, membership, key, EndedBy::Holder(proof), Some(&claim.node)).await
         }
+        None => Ok(false),
     };
     let at_standby = |copy: &Copy| {
         copy.ended
@@ -49,8 +54,16 @@ pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, cla
         if holds(store, claim.key, Instant::now() + BY_ITSELF, false, at_standby).await {
             return true;
         }
-        // The sidecar beside the standby may not know yet that it is: it hears of a dead node late.
         if let Ok(Some(copy)) = store.copy(claim.key).await {
+            // Odoo has saved what it saves by now. Whose id was unknown gets another one and no file.
+            let may_come = || match carriers.is_busy(&claim.node) {
+                Some(is_busy) => is_busy,
+                None => posted || matches!(ended, Ok(true)),
+            };
+            if copy.version == 0 && !may_come() {
+                return true;
+            }
+            // The sidecar beside the standby may not know yet that it is: it hears of a dead node late.
             for node in holders(membership, claim.key, &copy.owner.node).filter(|node| !copy.is_at(node)) {
                 if store.want_copy(claim.key, &node).await.is_err() {
                     return false;
@@ -59,12 +72,11 @@ pub(crate) async fn settled(store: &dyn Store, membership: &Arc<Membership>, cla
         }
         holds(store, claim.key, deadline, false, at_standby).await
     };
-    let (ended, came) = tokio::join!(ended, came);
-    ended && came
+    came.await && ended.is_ok()
 }
 
 /// Ends a session everywhere, at the word of somebody who was served by a node, if by any. Returns whether
-/// it was ended now.
+/// it was ended now: not if they may not.
 ///
 /// # Errors
 /// If the store cannot be asked.
@@ -72,9 +84,10 @@ pub(crate) async fn end(
     store: &dyn Store,
     membership: &Membership,
     key: SessionKey,
+    by: EndedBy,
     served_by: Option<&NodeId>,
 ) -> Result<bool, StoreError> {
-    if !store.end(key, EndedBy::User).await? {
+    if !store.end(key, by).await? {
         return Ok(false);
     }
     // An owner that cannot be reached has the files still, and is the owner when it is back: until it has

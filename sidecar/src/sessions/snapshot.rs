@@ -1,6 +1,6 @@
 //! One session as its files: what is carried from node to node, all of it or nothing.
 
-use affinity::SessionKey;
+use affinity::{IdProof, SessionKey};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -68,14 +68,23 @@ impl Snapshot {
         self.files.iter().all(|file| is_anonymous(&file.content))
     }
 
+    /// What shows that somebody holds the session whole: proofs of the id that Odoo works with now. An id that
+    /// was rotated away is not it, nor is one that somebody made up, of whom Odoo may have saved a file of
+    /// nobody's beside somebody's.
+    pub(crate) fn proofs(&self) -> Vec<IdProof> {
+        let of_nobody = self.is_anonymous();
+        let present = self.files.iter().filter(|file| {
+            !Rotated::of(&file.content).is_over() && (of_nobody || !is_anonymous(&file.content))
+        });
+        present.map(|file| file.sid.proof()).collect()
+    }
+
     /// Whether a file names an id of this session that has no file: softly rotated, Odoo writes the old
     /// file before the new one, and who follows the old one alone is lost.
     pub(crate) fn is_torn(&self) -> bool {
         self.files.iter().any(|file| {
             let Some(stable) = file.sid.stable_part() else { return false };
-            let Ok(Rotated { next_sid: Some(next) }) = serde_json::from_slice(&file.content) else {
-                return false;
-            };
+            let Some(Value::String(next)) = Rotated::of(&file.content).next_sid else { return false };
             next.starts_with(stable) && !self.files.iter().any(|other| other.sid.as_str() == next)
         })
     }
@@ -86,10 +95,24 @@ impl Snapshot {
     }
 }
 
-#[derive(Deserialize)]
+/// What a file says of its id's rotation, if Odoo 19 has begun one.
+#[derive(Default, Deserialize)]
 struct Rotated {
     #[serde(default)]
-    next_sid: Option<String>,
+    next_sid: Option<Value>,
+    #[serde(default)]
+    deletion_time: Option<Value>,
+}
+
+impl Rotated {
+    fn of(content: &[u8]) -> Self {
+        serde_json::from_slice(content).unwrap_or_default()
+    }
+
+    /// Whether the id was given up for another.
+    fn is_over(&self) -> bool {
+        self.next_sid.is_some() || self.deletion_time.is_some()
+    }
 }
 
 fn names(content: &[u8], sid: &Sid) -> bool {
@@ -138,6 +161,22 @@ mod tests {
         // An id of another session is none of its own.
         let foreign = file("1", r#"{"next_sid": "bbbb"}"#);
         assert!(!Snapshot::new(Layout::Folders, vec![foreign]).unwrap().is_torn());
+    }
+
+    #[test]
+    fn a_session_is_held_by_the_id_that_odoo_works_with() {
+        let proofs = |files: &[&File]| {
+            Snapshot::new(Layout::Folders, files.iter().copied().cloned().collect()).unwrap().proofs()
+        };
+        let old =
+            file("1", &format!(r#"{{"uid": 2, "next_sid": "{}", "deletion_time": 7.5}}"#, sid("2").as_str()));
+        let new = file("2", r#"{"uid": 2, "next_sid": null, "gc_previous_sessions": true}"#);
+        let made_up = file("3", r#"{"uid": null}"#);
+        assert_eq!(proofs(&[&old, &new, &made_up]), [sid("2").proof()]);
+        assert_eq!(proofs(&[&file("1", r#"{"uid": 2, "deletion_time": 7.5}"#), &new]), [sid("2").proof()]);
+        assert_eq!(proofs(&[&made_up]), [sid("3").proof()], "nobody's, and nobody else's");
+        assert_eq!(proofs(&[&file("1", "a pickle")]), [sid("1").proof()]);
+        assert!(proofs(&[&old]).is_empty(), "half a rotation");
     }
 
     #[test]

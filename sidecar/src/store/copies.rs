@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use affinity::{NodeId, SessionKey, wire::Owner};
+use affinity::{IdProof, NodeId, SessionKey, wire::Owner};
 use serde::{Deserialize, Serialize};
 
 /// What the store knows of a session that is carried from node to node.
@@ -17,6 +17,8 @@ pub(crate) struct Copy {
     pub(crate) anonymous: bool,
     /// The session was ended: no node may bring it back.
     pub(crate) ended: bool,
+    /// What whoever leaves the session must show, one of these, for it to end.
+    pub(crate) proofs: Vec<IdProof>,
     /// Which version each node has on its disk.
     pub(crate) holders: BTreeMap<NodeId, u64>,
     /// The sealed files.
@@ -32,6 +34,7 @@ impl Copy {
             digest: [0; 16],
             anonymous: true,
             ended: false,
+            proofs: Vec::new(),
             holders: BTreeMap::new(),
             seal: Vec::new(),
         }
@@ -66,6 +69,8 @@ pub(crate) struct Publication {
     pub(crate) base: u64,
     pub(crate) digest: [u8; 16],
     pub(crate) anonymous: bool,
+    /// See [`Copy::proofs`].
+    pub(crate) proofs: Vec<IdProof>,
     pub(crate) seal: Vec<u8>,
 }
 
@@ -81,15 +86,16 @@ pub(crate) enum Published {
 }
 
 /// Applies a publication to what is there.
-pub(super) fn publish(present: Option<Copy>, new: Publication) -> Result<Copy, Copy> {
+pub(super) fn publish(present: Option<Copy>, new: Publication) -> Result<Copy, Box<Copy>> {
     let owner = Owner { node: new.node.clone(), epoch: new.epoch.max(1) };
     // The store may have lost what the node's version was counted from.
     let mut copy = present.unwrap_or_else(|| Copy { version: new.base, ..Copy::none_yet(owner) });
     if !copy.takes(&new) {
-        return Err(copy);
+        return Err(Box::new(copy));
     }
     copy.version += 1;
     (copy.digest, copy.anonymous, copy.seal) = (new.digest, new.anonymous, new.seal);
+    copy.proofs = new.proofs;
     copy.holders.insert(new.node, copy.version);
     Ok(copy)
 }
@@ -99,8 +105,10 @@ pub(super) fn publish(present: Option<Copy>, new: Publication) -> Result<Copy, C
 pub(crate) enum EndedBy {
     /// A node that had this version and has no more.
     Node(NodeId, u64),
-    /// Whose session it is, or somebody who may end it for them.
-    User,
+    /// Somebody who left the session, and shows by this that they held it.
+    Holder(IdProof),
+    /// Whoever may end it without its id.
+    Operator,
     /// A node that saw it end. The store may have forgotten.
     Witness(NodeId),
 }
@@ -120,7 +128,9 @@ pub(super) fn end(present: Option<Copy>, by: &EndedBy) -> Option<Copy> {
         // The owner knows best. Another node's Odoo may end what it has (a revoked device), unless that
         // was not the session as it is.
         EndedBy::Node(node, version) => copy.owner.node == *node || copy.version == *version,
-        EndedBy::User | EndedBy::Witness(_) => true,
+        // Half an id is no secret, and whoever kept one from before a rotation is not who works with it now.
+        EndedBy::Holder(proof) => copy.proofs.contains(proof),
+        EndedBy::Operator | EndedBy::Witness(_) => true,
     };
     (may && !copy.ended).then(|| Copy { ended: true, ..Copy::none_yet(copy.owner) })
 }

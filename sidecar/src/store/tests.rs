@@ -319,7 +319,7 @@ async fn all_sessions_are_found_page_by_page(opened: Opened) {
     for (key, node) in [(published, "a"), (ended, "b")] {
         opened.one.publish(key, copies::publication(node, 0, "content")).await.unwrap();
     }
-    opened.one.end(ended, EndedBy::User).await.unwrap();
+    opened.one.end(ended, EndedBy::Operator).await.unwrap();
     let (mut found, mut from) = (BTreeSet::new(), None::<String>);
     loop {
         let page = opened.other.list(from.as_deref()).await.unwrap();

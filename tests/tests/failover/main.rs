@@ -1,6 +1,7 @@
 //! A node dies, and nobody is logged out: sessions are carried.
 
 mod bus;
+mod halves;
 mod night;
 mod notices;
 mod people;

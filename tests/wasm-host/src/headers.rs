@@ -26,6 +26,13 @@ impl Headers {
         self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
+    /// All values of a header, joined by commas.
+    pub(crate) fn get_joined(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let values: Vec<_> =
+            self.iter().filter(|(other, _)| *other == name).map(|(_, value)| value).collect();
+        (!values.is_empty()).then(|| values.join(&b','))
+    }
+
     /// All headers, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entries.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))

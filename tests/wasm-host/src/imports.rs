@@ -85,10 +85,15 @@ fn get_buffer(mut caller: Caller<'_>, which: u32, start: u32, len: u32, data_to:
 fn get_property(mut caller: Caller<'_>, path: u32, len: u32, data_to: u32, len_to: u32) -> Answer {
     hostcall(&mut caller, Hostcall::GetProperty, |caller| {
         let (memory, state) = split(caller)?;
-        let is_source = slice(memory, path, len)? == b"source\0address";
-        let stream = state.streams.get(&state.speaker()).filter(|_| is_source);
-        let address = stream.and_then(|stream| stream.source_address.as_ref()).ok_or(Status::NotFound)?;
-        state.scratch.clone_from(address);
+        let path = slice(memory, path, len)?;
+        let value = match (path, path.strip_prefix(b"request\0headers\0")) {
+            (b"source\0address", _) => {
+                state.streams.get(&state.speaker()).and_then(|stream| stream.source_address.clone())
+            }
+            (_, Some(name)) => state.map(Map::Request).and_then(|headers| headers.get_joined(name)),
+            _ => None,
+        };
+        state.scratch = value.ok_or(Status::NotFound)?;
         give_scratch(caller, data_to, len_to)
     })
 }

@@ -170,7 +170,7 @@ impl Writer {
     ) -> Result<Published, redb::Error> {
         let copy = match copies::publish(present_copy(records, key, now)?, new) {
             Ok(copy) => copy,
-            Err(present) => return Ok(Published::Refused(present)),
+            Err(present) => return Ok(Published::Refused(*present)),
         };
         let stored = records.get(key)?;
         // Somebody's session lives as Odoo's do; nobody's for as long as if it were only claimed.

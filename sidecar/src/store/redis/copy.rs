@@ -19,6 +19,8 @@ pub(super) fn read(fields: HashMap<String, Vec<u8>>) -> Result<Option<Copy>, Sto
         copy.version = version;
         copy.anonymous = text("anonymous") == Some("1");
         copy.digest = fields.get("digest").and_then(|digest| digest[..].try_into().ok()).unwrap_or_default();
+        copy.proofs =
+            text("proofs").into_iter().flat_map(str::split_whitespace).flat_map(str::parse).collect();
         copy.seal = fields.get("seal").cloned().unwrap_or_default();
         for name in fields.keys() {
             let node = name.strip_prefix("at:").and_then(|node| NodeId::new(node).ok());

@@ -353,7 +353,8 @@ impl Store for Redis {
         let mut script = self.copy_script(&PUBLISH, key);
         script.arg(new.node.as_str()).arg(new.epoch).arg(new.base).arg(&new.digest[..]);
         script.arg(u8::from(new.anonymous)).arg(&new.seal[..]).arg(key.to_string());
-        script.arg(lifetime.as_millis() as u64);
+        let proofs: Vec<String> = new.proofs.iter().map(ToString::to_string).collect();
+        script.arg(lifetime.as_millis() as u64).arg(proofs.join(" "));
         let (stored, node, epoch, version): (bool, String, u64, u64) =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if stored {
@@ -372,17 +373,15 @@ impl Store for Redis {
     }
 
     async fn end(&self, key: SessionKey, by: EndedBy) -> Result<bool, StoreError> {
-        let (node, version) = match &by {
-            EndedBy::Node(node, version) => (node.as_str(), *version),
-            EndedBy::User | EndedBy::Witness(_) => ("", 0),
-        };
-        let witness = match &by {
-            EndedBy::Witness(node) => node.as_str(),
-            EndedBy::Node(..) | EndedBy::User => "",
+        let (node, version, witness, proof) = match &by {
+            EndedBy::Node(node, version) => (node.as_str(), *version, "", String::new()),
+            EndedBy::Witness(node) => ("", 0, node.as_str(), String::new()),
+            EndedBy::Holder(proof) => ("", 0, "", proof.to_string()),
+            EndedBy::Operator => ("", 0, "", String::new()),
         };
         let mut script = self.copy_script(&END, key);
         script.arg(node).arg(version).arg(key.to_string()).arg(self.lifetimes.durable.as_millis() as u64);
-        script.arg(witness);
+        script.arg(witness).arg(proof);
         let ended: bool =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
         if ended {

@@ -1,5 +1,7 @@
 //! Copies of sessions, in every store.
 
+use affinity::IdProof;
+
 use super::*;
 
 fn node(name: &str) -> NodeId {
@@ -13,8 +15,13 @@ pub(super) fn publication(by: &str, base: u64, content: &str) -> Publication {
         base,
         digest: [7; 16],
         anonymous: content.is_empty(),
+        proofs: vec![proof(content), proof("another file")],
         seal: content.into(),
     }
+}
+
+fn proof(of: &str) -> IdProof {
+    IdProof::of_session_id(of.as_bytes())
 }
 
 async fn refused_with(store: &Arc<dyn Store>, name: &str, new: Publication) -> Copy {
@@ -107,13 +114,25 @@ pub(super) async fn an_ended_session_cannot_be_brought_back(opened: Opened) {
     one.publish(key("t"), publication("a", 0, "first")).await.unwrap();
     assert!(other.end(key("t"), by("a", 0)).await.unwrap(), "the owner may, before it knows its version");
     one.publish(key("u"), publication("a", 0, "first")).await.unwrap();
-    assert!(other.end(key("u"), EndedBy::User).await.unwrap());
+    assert!(other.end(key("u"), EndedBy::Operator).await.unwrap());
     // What was only claimed leaves nothing behind: a visitor's session before a login.
     one.claim(claim("visitor", "a", 0)).await.unwrap();
-    assert!(!one.end(key("visitor"), EndedBy::User).await.unwrap());
+    assert!(!one.end(key("visitor"), EndedBy::Operator).await.unwrap());
     assert_eq!(one.copy(key("visitor")).await.unwrap(), Some(Copy::none_yet(owner("a", 1))));
+    // Who left it must have held it, as it is now.
+    one.publish(key("w"), publication("a", 0, "first")).await.unwrap();
+    one.publish(key("w"), publication("a", 1, "second")).await.unwrap();
+    for wrong in ["first", "", "second ", "w"] {
+        assert!(!other.end(key("w"), EndedBy::Holder(proof(wrong))).await.unwrap(), "{wrong:?}");
+    }
+    for unknown in ["visitor", "unknown"] {
+        assert!(!other.end(key(unknown), EndedBy::Holder(proof("second"))).await.unwrap());
+    }
+    assert_eq!(one.copy(key("w")).await.unwrap().unwrap().proofs.len(), 2);
+    assert!(other.end(key("w"), EndedBy::Holder(proof("another file"))).await.unwrap());
+    assert!(!other.end(key("w"), EndedBy::Holder(proof("second"))).await.unwrap(), "once");
     // Who saw a session end says so to a store that forgot it.
-    assert!(!one.end(key("v"), EndedBy::User).await.unwrap());
+    assert!(!one.end(key("v"), EndedBy::Operator).await.unwrap());
     assert!(one.end(key("v"), EndedBy::Witness(node("c"))).await.unwrap());
     assert!(refused_with(other, "v", publication("a", 0, "again")).await.ended);
 }
@@ -155,8 +174,8 @@ pub(super) async fn what_happens_to_copies_is_told(opened: Opened) {
     store.publish(key("s"), publication("b", 0, "refused")).await.unwrap();
     store.want_copy(key("s"), &node("b")).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("s"), News::Wanted(node("b"))));
-    store.end(key("s"), EndedBy::User).await.unwrap();
-    store.end(key("s"), EndedBy::User).await.unwrap();
+    store.end(key("s"), EndedBy::Operator).await.unwrap();
+    store.end(key("s"), EndedBy::Operator).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("s"), News::Ended));
     store.publish(key("t"), publication("a", 0, "x")).await.unwrap();
     assert_eq!(next().await, CopyEvent::Of(key("t"), News::Published(node("a"))));

@@ -163,13 +163,14 @@ async fn tls_and_a_narrow_user_with_a_password_from_a_file_are_enough() {
     }
     let node = NodeId::new("b").unwrap();
     let (digest, seal) = ([1; 16], b"sealed".to_vec());
-    let new = Publication { node: node.clone(), epoch: 2, base: 0, digest, anonymous: false, seal };
+    let proofs = Vec::new();
+    let new = Publication { node: node.clone(), epoch: 2, base: 0, digest, anonymous: false, proofs, seal };
     let owner = Owner { node: node.clone(), epoch: 2 };
     assert_eq!(store.publish(key("s"), new).await.unwrap(), Published::Stored { owner, version: 1 });
     store.has_copy(key("s"), &node, 1).await.unwrap();
     store.want_copy(key("s"), &node).await.unwrap();
     assert!(store.copy(key("s")).await.unwrap().unwrap().is_at(&node));
-    assert!(store.end(key("s"), EndedBy::User).await.unwrap());
+    assert!(store.end(key("s"), EndedBy::Operator).await.unwrap());
     for wrong in [
         Access { ca_file: None, ..access.clone() },
         Access { password_file: None, ..access.clone() },

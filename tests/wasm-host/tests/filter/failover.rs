@@ -1,14 +1,14 @@
 //! A node serves in the owner's place.
 
 use affinity::{
-    Membership, Node, NodeState,
-    wire::{self, Claim, ClaimReply, Origin, WatchReply},
+    IdProof, Membership, Node, NodeState,
+    wire::{self, Claim, ClaimReply, Left, Origin, WatchReply},
 };
 use wasm_host::{Action, Host, Stream, Vm};
 
 use crate::support::{
-    Routing, answer_poll, encoded, key, no_news, nodes, not_home, only_call, owner, owner_reply, pass, seed,
-    set_cookie, sid, visit, with_sidecar,
+    Routing, answer_poll, cookie, encoded, key, no_news, nodes, not_home, only_call, owner, owner_reply,
+    pass, seed, set_cookie, sid, visit, with_sidecar,
 };
 
 /// A VM whose nodes carry sessions, but for odoo-3; one of them may be down.
@@ -111,5 +111,41 @@ fn a_login_says_which_session_was_left() {
     vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some(not_home(&before))));
     assert_eq!(stream.response(&[(":status", "303"), ("set-cookie", &set_cookie(&after))]), Action::Pause);
     let (_, claim) = claim_of(&vm);
-    assert_eq!((claim.key, claim.origin), (key(&after), Origin::Entry { left: Some(key(&before)) }));
+    let left = Some(Left { key: key(&before), proof: IdProof::of_session_id(before.as_bytes()) });
+    assert_eq!((claim.key, claim.origin), (key(&after), Origin::Entry { left, posted: false }));
+}
+
+/// What Odoo takes for no id, or for another one, shows that nobody holds the session.
+#[test]
+fn a_session_is_left_by_its_whole_id_only() {
+    let host = Host::new().unwrap();
+    let (vm, _) = carrying(&host, None);
+    let before = sid(1);
+    let whole = IdProof::of_session_id(before.as_bytes());
+    let mut others = (10..).map(sid);
+    let mut left_by = |cookies: &[&str]| {
+        let after = others.next().unwrap();
+        let mut stream = vm.stream();
+        let cookies = cookies.iter().map(|cookie| ("cookie", *cookie));
+        let headers: Vec<_> = [(":method", "GET"), (":path", "/web")].into_iter().chain(cookies).collect();
+        if stream.request(&headers) == Action::Pause {
+            vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(None));
+        }
+        stream.response(&[(":status", "303"), ("set-cookie", &set_cookie(&after))]);
+        let (token, claim) = claim_of(&vm);
+        let left = match claim.origin {
+            Origin::Entry { left, .. } => left,
+            _ => None,
+        };
+        let owner = owner(claim.node.as_str(), 1);
+        vm.answer(token, 200, wire::encode(&ClaimReply { granted: true, owner }));
+        left.filter(|left| left.proof == whole)
+    };
+    let line = |sid: &str| format!("session_id={sid}");
+    assert!(left_by(&[&cookie(&before)]).is_some_and(|left| left.key == key(&before)));
+    assert_eq!(left_by(&[&line(&before[..42])]), None, "half of it");
+    assert_eq!(left_by(&[&line(&format!("{}{}", &before[..42], "!".repeat(42)))]), None, "a made-up end");
+    assert_eq!(left_by(&[&line(&before), &line(&sid(3))]), None, "two headers, which Odoo joins");
+    assert_eq!(left_by(&[&line(&before), "tz=UTC"]), None, "two headers of which one has it");
+    assert_eq!(left_by(&[&line(&"x".repeat(5_000))]), None, "too long for an id");
 }
