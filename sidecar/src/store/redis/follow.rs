@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     keys::{Keys, Stream},
-    link::{Connection, Link, PATIENCE},
+    link::{Connection, Link, PATIENCE, said},
     pause::Pause,
     scripts::PLACE,
 };
@@ -100,7 +100,7 @@ pub(super) async fn follow<E: Entry>(link: &Link, keys: &Keys, events: &mpsc::Se
         (None, Trouble { fault: Lasting::new(E::FOLLOWING), pause: Pause::default() });
     while !events.is_closed() {
         if let Err(error) = follow_once(link, keys, events, &mut place, &mut trouble).await {
-            trouble.fault.failed(error);
+            trouble.fault.failed(said(&error));
             tokio::time::sleep(trouble.pause.failed(Instant::now())).await;
         }
     }

@@ -170,7 +170,7 @@ impl Link {
         // Many may fail together; that is one failure.
         if state.number == number && !state.pause.is_on(now) {
             state.pause.failed(now);
-            state.problem = error.to_string();
+            state.problem = said(error);
             state.connection = None;
         }
     }
@@ -200,7 +200,7 @@ impl Link {
                     self.connected(connection, secrets);
                     tracing::info!("Redis: connected anew with the renewed password or certificates");
                 }
-                Err(error) => return self.renewal.failed(error),
+                Err(error) => return self.renewal.failed(said(&error)),
             }
         }
         self.renewal.works();
@@ -221,7 +221,7 @@ impl Link {
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(patience));
         let connect = async {
-            Ok(match address {
+            RedisResult::Ok(match address {
                 Address::Single(client) => {
                     Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?)
                 }
@@ -238,7 +238,13 @@ impl Link {
         // Several Sentinels or nodes may each use up their time.
         let all = tokio::time::timeout(PATIENCE * 3, connect).await;
         let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "nobody lets it connect in time").into());
-        all.unwrap_or_else(late).map(|connection| (connection, secrets))
+        let mut connection = all.unwrap_or_else(late)?;
+        // Who was not let in hears of it in other words later, or finds the connection closed.
+        let ping = redis::cmd("PING").query_async::<()>(&mut connection).await;
+        match ping.err().filter(is_locked_out) {
+            None => Ok((connection, secrets)),
+            Some(error) => Err(error),
+        }
     }
 
     /// Names the processes that hold the data: whoever restarts or fails over becomes another.
@@ -285,7 +291,28 @@ fn is_broken(error: &RedisError) -> bool {
         )
 }
 
+/// An error's text, without the arguments that Redis repeats of a command it does not know: a password may be one.
+pub(super) fn said(error: &RedisError) -> String {
+    let text = error.to_string();
+    text.split(", with args beginning with").next().unwrap_or_default().to_owned()
+}
+
 /// Whether Redis does not take the password any more that the connection was made with.
 fn is_locked_out(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_repeats_is_not_told() {
+        let parsed = redis::parse_redis_value(
+            b"-ERR unknown command 'AUTH', with args beginning with: 'sidecar' 's3cret'\r\n",
+        );
+        let error = parsed.and_then(Value::extract_error).unwrap_err();
+        assert!(error.to_string().contains("s3cret"), "else there is nothing to leave out");
+        assert!(said(&error).contains("unknown command 'AUTH'") && !said(&error).contains("s3cret"));
+    }
 }

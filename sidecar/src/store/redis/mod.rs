@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use self::{
     keys::{Keys, Stream},
-    link::{Connection, Link},
+    link::{Connection, Link, said},
     needs::Needs,
     scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
@@ -179,7 +179,7 @@ async fn servers(connection: &mut Connection) -> Result<Vec<(String, u16)>, Redi
 
 fn failed(error: RedisError) -> StoreError {
     // The error's own text names no password; the URL, which does, is not in it.
-    let text = error.to_string();
+    let text = said(&error);
     match error.kind() {
         ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Foreign(text),
         // Before Redis 7 the error's code is the script's.

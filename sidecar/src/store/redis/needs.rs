@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use super::{
     super::StoreError,
     keys::Keys,
-    link::{Connection, Link},
+    link::{Connection, Link, said},
     scripts::TRY,
 };
 
@@ -47,7 +47,7 @@ impl Needs {
         if found.as_ref().is_none_or(|(when, _)| when.elapsed() > HOLDS) {
             let tried = link.run(async |connection| try_all(connection, keys).await).await;
             // Also that it does not answer: others who ask meanwhile need not wait in vain one by one.
-            *found = Some((Instant::now(), tried.map_err(|error| error.to_string())));
+            *found = Some((Instant::now(), tried.map_err(|error| said(&error))));
         }
         match found.as_ref() {
             Some((_, Ok(refusals))) if !refusals.is_empty() => Err(self.refused(refusals)),
@@ -69,6 +69,8 @@ impl Needs {
         let is_acl = problem.contains("permissions") || problem.contains("can't run this command");
         let remedy = if is_acl {
             format!("Redis's user needs what docs/redis.md says: {}", self.acl)
+        } else if problem.contains("unknown command") {
+            "Redis must know these commands by their names: was one renamed, or is it no Redis?".to_owned()
         } else {
             "Redis must take writes: look at its maxmemory, its disk, and whether it is a replica".to_owned()
         };
@@ -134,9 +136,11 @@ fn note(refusals: &mut Vec<Refusal>, command: &str, result: RedisResult<()>) -> 
     }
 }
 
-/// Without what Redis says of the script that asked.
+/// Without what Redis says of the script that asked, or repeats of what it was asked.
 fn shortened(reason: &str) -> String {
-    let reason = reason.split(" script: ").next().unwrap_or(reason);
+    let reason = [" script: ", ", with args"]
+        .iter()
+        .fold(reason, |reason, end| reason.split_once(end).map_or(reason, |(reason, _)| reason));
     reason.strip_prefix("ERR ").unwrap_or(reason).to_owned()
 }
 
