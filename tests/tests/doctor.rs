@@ -279,12 +279,14 @@ async fn an_envoy_without_what_it_needs_is_found() -> Result<()> {
 async fn listeners_in_which_the_filter_is_not_obeyed_or_not_there_are_found() -> Result<()> {
     let clinic = Clinic::open(carried(), |bootstrap| {
         for change in [
-            (|filters| filters.swap(0, 1)) as fn(&mut Vec<Value>),
-            |filters| drop(filters.remove(1)),
-            |filters| drop(filters.drain(..2)),
+            (|filters, filter| filters.swap(filter, filter + 1)) as fn(&mut Vec<Value>, usize),
+            |filters, filter| drop(filters.remove(filter + 1)),
+            |filters, filter| drop(filters.drain(filter..filter + 2)),
         ] {
             let mut other = Bootstrap(bootstrap.0.clone());
-            change(other.http_filters());
+            let filters = other.http_filters();
+            let filter = filters.iter().position(|filter| filter["name"] == "mooring").expect("the filter");
+            change(filters, filter);
             let mut listener = other.0["static_resources"]["listeners"][0].take();
             let port = free_port().expect("a free port");
             listener["name"] = json!(format!("on-{port}"));
