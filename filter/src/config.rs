@@ -13,7 +13,9 @@ pub struct Config {
     /// The Envoy cluster in which the sidecar answers. Without one the filter knows the `nodes`
     /// below and nothing else: it still sticks, by rendezvous hashing.
     pub sidecar_cluster: Option<String>,
-    /// The token that the sidecar wants to be shown (its `--token-file`).
+    /// The token that the sidecar wants to be shown (its `--token-file`): `sidecar_token`, or what the
+    /// environment variable holds that `sidecar_token_env` names. Only the latter stays out of whatever
+    /// shows a configuration: Envoy's config dump, custom resources and their status.
     pub sidecar_token: Option<Token>,
     /// How long a request waits for the sidecar to look an owner up, or a response for its claim,
     /// in milliseconds: 1 to 10,000.
@@ -87,9 +89,10 @@ impl Token {
     }
 }
 
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "sidecar_cluster",
     "sidecar_token",
+    "sidecar_token_env",
     "sidecar_timeout_ms",
     "nodes",
     "trusted_proxies",
@@ -102,12 +105,12 @@ fn refuse<T>(path: impl Into<String>, problem: impl Into<String>) -> Result<T, C
 }
 
 impl Config {
-    /// Reads and checks a configuration.
+    /// Reads and checks a configuration. `environment` tells the value of a variable.
     ///
     /// # Errors
-    /// If it is empty, no JSON, has an unknown field, a wrong type, a value out of range, or names
-    /// neither a sidecar nor nodes.
-    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+    /// If it is empty, no JSON, has an unknown field, a wrong type, a value out of range, names neither a
+    /// sidecar nor nodes, or a variable that has no token.
+    pub fn parse(text: &[u8], environment: impl FnOnce(&str) -> Option<String>) -> Result<Self, ConfigError> {
         if text.trim_ascii().is_empty() {
             return Err(ConfigError::NoObject("nothing"));
         }
@@ -120,7 +123,11 @@ impl Config {
         let fields = Fields::new(String::new(), &object, &KNOWN)?;
         let config = Self {
             sidecar_cluster: fields.text("sidecar_cluster")?,
-            sidecar_token: token(fields.text("sidecar_token")?)?,
+            sidecar_token: token(
+                fields.text("sidecar_token")?,
+                fields.text("sidecar_token_env")?,
+                environment,
+            )?,
             sidecar_timeout_ms: fields.number(
                 "sidecar_timeout_ms",
                 1..=10_000,
@@ -148,13 +155,40 @@ impl Config {
     }
 }
 
-/// A refusal does not show the text.
-fn token(text: Option<String>) -> Result<Option<Token>, ConfigError> {
-    let Some(text) = text else { return Ok(None) };
+/// The token itself, or that of a variable. A refusal does not show it.
+fn token(
+    text: Option<String>,
+    variable: Option<String>,
+    environment: impl FnOnce(&str) -> Option<String>,
+) -> Result<Option<Token>, ConfigError> {
+    let (field, text) = match (text, variable) {
+        (None, None) => return Ok(None),
+        (Some(text), None) => ("sidecar_token", text),
+        (None, Some(name)) => ("sidecar_token_env", value_of(&name, environment)?),
+        (Some(_), Some(_)) => {
+            return refuse("sidecar_token_env", "expected this or sidecar_token, found both");
+        }
+    };
     Token::new(text).map(Some).map_or_else(
-        || refuse("sidecar_token", "expected 16 or more characters without spaces, as in the sidecar's file"),
+        || refuse(field, "expected 16 or more characters without spaces, as in the sidecar's file"),
         Ok,
     )
+}
+
+/// The first line of a variable, as the sidecar reads its file: a Secret made from that file ends with a line
+/// feed.
+fn value_of(name: &str, environment: impl FnOnce(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let value = environment(name).unwrap_or_default();
+    match value.lines().next().unwrap_or_default().trim() {
+        "" => refuse(
+            "sidecar_token_env",
+            format!(
+                "no environment variable {name:?}, or an empty one: expected one that holds the token, where \
+                 Envoy runs, and its name among the VM's host_env_keys"
+            ),
+        ),
+        line => Ok(line.to_owned()),
+    }
 }
 
 fn nodes(list: &[Json]) -> Result<Membership, ConfigError> {
@@ -276,25 +310,41 @@ fn kind(value: &Json) -> &'static str {
 mod tests {
     use super::*;
 
+    fn parse(json: &str) -> Result<Config, ConfigError> {
+        Config::parse(json.as_bytes(), |name| {
+            let value = match name {
+                "TOKEN" => "0123456789abcdef\nan older one\n",
+                "EMPTY" => "\n",
+                "SHORT" => "s3cret",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        })
+    }
+
     fn refused(json: &str) -> String {
-        Config::parse(json.as_bytes()).expect_err(json).to_string()
+        parse(json).expect_err(json).to_string()
     }
 
     #[test]
     fn little_is_enough() {
-        let config = Config::parse(br#"{"sidecar_cluster": "mooring"}"#).unwrap();
+        let config = parse(r#"{"sidecar_cluster": "mooring"}"#).unwrap();
         assert_eq!(config, Config { sidecar_cluster: Some("mooring".into()), ..Config::default() });
-        let config = Config::parse(br#"{"nodes": [{"id": "odoo-1", "http": "127.0.0.1:8069"}]}"#).unwrap();
+        let config = parse(r#"{"nodes": [{"id": "odoo-1", "http": "127.0.0.1:8069"}]}"#).unwrap();
         assert_eq!(config.nodes.nodes().len(), 1);
     }
 
     #[test]
     fn a_token_is_shown_to_the_sidecar_alone() {
-        let text = br#"{"sidecar_cluster": "mooring", "sidecar_token": "0123456789abcdef"}"#;
-        let config = Config::parse(text).unwrap();
-        assert!(!format!("{config:?}").contains("0123"));
-        assert_eq!(config.sidecar_token.unwrap().header(), "Bearer 0123456789abcdef");
-        assert!(!refused(r#"{"sidecar_cluster": "x", "sidecar_token": "s3cret"}"#).contains("s3cret"));
+        for field in [r#""sidecar_token": "0123456789abcdef""#, r#""sidecar_token_env": "TOKEN""#] {
+            let config = parse(&format!(r#"{{"sidecar_cluster": "mooring", {field}}}"#)).unwrap();
+            assert!(!format!("{config:?}").contains("0123"));
+            assert_eq!(config.sidecar_token.unwrap().header(), "Bearer 0123456789abcdef", "{field}");
+        }
+        for field in [r#""sidecar_token": "s3cret""#, r#""sidecar_token_env": "SHORT""#] {
+            let message = refused(&format!(r#"{{"sidecar_cluster": "x", {field}}}"#));
+            assert!(!message.contains("s3cret"), "{message}");
+        }
     }
 
     #[test]
@@ -311,6 +361,21 @@ mod tests {
             (r#"{"sidecar_cluster": ""}"#, &["sidecar_cluster: ", "expected the name"]),
             (r#"{"sidecar_cluster": 5}"#, &["sidecar_cluster: expected a text, found a number"]),
             (r#"{"sidecar_cluster": "x", "sidecar_token": "short"}"#, &["sidecar_token: expected 16"]),
+            (
+                r#"{"sidecar_cluster": "x", "sidecar_token_env": "SHORT"}"#,
+                &["sidecar_token_env: expected 16"],
+            ),
+            (
+                r#"{"sidecar_cluster": "x", "sidecar_token_env": "ABSENT"}"#,
+                &["sidecar_token_env: no environment variable \"ABSENT\"", "host_env_keys"],
+            ),
+            (r#"{"sidecar_cluster": "x", "sidecar_token_env": "EMPTY"}"#, &["sidecar_token_env: ", "empty"]),
+            (r#"{"sidecar_cluster": "x", "sidecar_token_env": ""}"#, &["sidecar_token_env: no environment"]),
+            (r#"{"sidecar_cluster": "x", "sidecar_token_env": 5}"#, &["sidecar_token_env: expected a text"]),
+            (
+                r#"{"sidecar_cluster": "x", "sidecar_token": "0123456789abcdef", "sidecar_token_env": "TOKEN"}"#,
+                &["sidecar_token_env: expected this or sidecar_token"],
+            ),
             (r#"{"sidecar": "x"}"#, &["sidecar: unknown field, expected one of sidecar_cluster"]),
             (
                 r#"{"sidecar_cluster": "x", "trusted_proxies": -1}"#,

@@ -3,7 +3,7 @@
 //! One VM of an Envoy polls for all: whoever finds the poller's lease on the board run out takes it.
 //! Every VM looks at the board on each tick and applies what is new there.
 
-use std::{rc::Rc, time::Duration};
+use std::{env, rc::Rc, time::Duration};
 
 use affinity::wire::{self, Claim, ClaimReply, WatchQuery, WatchReply};
 
@@ -63,7 +63,7 @@ impl Root {
 
     /// Reads the configuration. Whether it is a good one: Envoy does not start with another.
     pub(crate) fn configure(&mut self) -> bool {
-        match Config::parse(&host::plugin_configuration()) {
+        match Config::parse(&host::plugin_configuration(), |name| env::var(name).ok()) {
             Ok(config) => {
                 self.configured_ms = host::now_ms();
                 self.state = Some(Rc::new(State::new(config, self.configured_ms)));

@@ -87,6 +87,10 @@ async fn envoy_refuses_a_bad_configuration_and_says_where() -> Result<()> {
     for (value, expected) in [
         (r#"{"sidecar_cluster": "mooring", "trusted_proxy": 1}"#, "trusted_proxy: unknown field"),
         (r#"{"nodes": [{"id": "odoo-1", "http": "odoo:8069"}]}"#, "nodes[0].http: expected ip:port"),
+        (
+            r#"{"sidecar_cluster": "mooring", "sidecar_token_env": "TOKEN"}"#,
+            "sidecar_token_env: no environment",
+        ),
         ("{", "line 1, column 2"),
         ("", "expected a JSON object"),
     ] {

@@ -78,6 +78,11 @@ impl Host {
         Vm::start(self.filter, Rc::clone(&self.world), configuration.as_ref())
     }
 
+    /// Lets later VMs see an environment variable, as Envoy does with those that `host_env_keys` names.
+    pub fn set_variable(&self, name: &str, value: &str) {
+        self.world.environment.borrow_mut().push(format!("{name}={value}"));
+    }
+
     /// The time in milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         self.world.now_ms()

@@ -14,9 +14,7 @@ const STDERR: u32 = 2;
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap(MODULE, "fd_write", fd_write)?;
     linker.func_wrap(MODULE, "random_get", random_get)?;
-    linker.func_wrap(MODULE, "environ_get", |mut caller: Caller<'_>, _list: u32, _bytes: u32| {
-        hostcall(&mut caller, Hostcall::Environment, |_| Ok(()))
-    })?;
+    linker.func_wrap(MODULE, "environ_get", environ_get)?;
     linker.func_wrap(MODULE, "environ_sizes_get", environ_sizes_get)?;
     linker.func_wrap(MODULE, "proc_exit", proc_exit)?;
     Ok(())
@@ -50,9 +48,25 @@ fn random_get(mut caller: Caller<'_>, to: u32, len: u32) -> wasmtime::Result<u32
 
 fn environ_sizes_get(mut caller: Caller<'_>, count_to: u32, bytes_to: u32) -> wasmtime::Result<u32> {
     hostcall(&mut caller, Hostcall::EnvironmentSizes, |caller| {
-        let (memory, _) = split(caller)?;
-        put_u32(memory, count_to, 0)?;
-        put_u32(memory, bytes_to, 0)
+        let (memory, state) = split(caller)?;
+        let variables = state.world.environment.borrow();
+        put_u32(memory, count_to, variables.len() as u32)?;
+        put_u32(memory, bytes_to, variables.iter().map(|text| text.len() as u32 + 1).sum())
+    })
+}
+
+/// Writes the variables, each with a zero byte behind it, and a list of where each begins.
+fn environ_get(mut caller: Caller<'_>, list: u32, bytes: u32) -> wasmtime::Result<u32> {
+    hostcall(&mut caller, Hostcall::Environment, |caller| {
+        let (memory, state) = split(caller)?;
+        let mut at = bytes;
+        for (place, text) in state.world.environment.borrow().iter().enumerate() {
+            put_u32(memory, list + place as u32 * 4, at)?;
+            put(memory, at, text.as_bytes())?;
+            put(memory, at + text.len() as u32, &[0])?;
+            at += text.len() as u32 + 1;
+        }
+        Ok(())
     })
 }
 

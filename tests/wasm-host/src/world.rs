@@ -12,11 +12,18 @@ pub(crate) struct World {
     now_ns: Cell<u64>,
     pub(crate) shared: RefCell<SharedData>,
     pub(crate) metrics: RefCell<Metrics>,
+    /// What Envoy hands on of its environment, such as `NAME=value`.
+    pub(crate) environment: RefCell<Vec<String>>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { now_ns: Cell::new(START_NS), shared: RefCell::default(), metrics: RefCell::default() }
+        Self {
+            now_ns: Cell::new(START_NS),
+            shared: RefCell::default(),
+            metrics: RefCell::default(),
+            environment: RefCell::default(),
+        }
     }
 
     /// The time; no two readings are the same, as on a real machine.
