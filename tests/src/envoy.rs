@@ -104,6 +104,20 @@ impl Envoy {
         folder: &Path,
         concurrency: u32,
     ) -> Result<Self> {
+        Self::start_with(program, bootstrap, folder, concurrency, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start_with(
+        program: &Path,
+        bootstrap: &Bootstrap,
+        folder: &Path,
+        concurrency: u32,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let admin = &bootstrap.0["admin"]["address"]["socket_address"]["port_value"];
         let admin: SocketAddr = ([127, 0, 0, 1], u16::try_from(admin.as_u64().unwrap_or_default())?).into();
         let config = folder.join(format!("envoy-{}.json", admin.port()));
@@ -111,6 +125,7 @@ impl Envoy {
         let mut command = Command::new(program);
         command.arg("-c").arg(&config).args(["--concurrency", &concurrency.to_string()]);
         command.args(["--disable-hot-restart", "--log-level", "warning"]);
+        command.envs(environment.iter().copied());
         let log = folder.join(format!("envoy-{}.log", admin.port()));
         let mut process = Process::start("Envoy", command, &log)?;
         let ready = async || browser::get(admin, "/ready").await.ok().filter(|answer| answer.status == 200);

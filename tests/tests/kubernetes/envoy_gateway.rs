@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    eds,
+    eds, json_patch,
     manifests::{Lists, Manifests, list, merge, text, title},
     mesh::previous_hosts,
 };
@@ -31,7 +31,7 @@ pub(crate) fn bootstrap(manifests: &Manifests, endpoints: &Path) -> Result<Value
         routes.iter().map(|route| Ok(cluster(route, &policy(manifests, route)?, endpoints))).collect();
     bootstrap["static_resources"]["clusters"] = clusters?.into();
     for patch in list(&manifests.one("EnvoyProxy")?["spec"]["bootstrap"]["jsonPatches"]) {
-        patch_json(&mut bootstrap, patch)?;
+        json_patch::apply(&mut bootstrap, patch)?;
     }
     for policy in manifests.all("EnvoyPatchPolicy") {
         for patch in list(&policy["spec"]["jsonPatches"]) {
@@ -39,14 +39,23 @@ pub(crate) fn bootstrap(manifests: &Manifests, endpoints: &Path) -> Result<Value
             let resources = bootstrap["static_resources"][kind].as_array_mut().context("no resources")?;
             let named = resources.iter_mut().find(|resource| resource["name"] == patch["name"]);
             let resource = named.with_context(|| format!("no {kind} named {}", patch["name"]))?;
-            patch_json(resource, &patch["operation"])?;
+            json_patch::apply(resource, &patch["operation"])?;
         }
     }
     // A bootstrap has no default chain beside others: the only chain there is.
     let listener = &mut bootstrap["static_resources"]["listeners"][0];
-    let chain = listener.as_object_mut().and_then(|listener| listener.remove("default_filter_chain"));
-    listener["filter_chains"] = json!([chain]);
+    if let Some(chain) = listener.as_object_mut().and_then(|it| it.remove("default_filter_chain")) {
+        listener["filter_chains"] = json!([chain]);
+    }
     Ok(bootstrap)
+}
+
+/// The variables that Envoy's pods get from the key `token` of a Secret.
+pub(crate) fn variables_with_the_token(manifests: &Manifests) -> Result<Vec<String>> {
+    let provider = &manifests.one("EnvoyProxy")?["spec"]["provider"]["kubernetes"];
+    let variables = list(&provider["envoyDeployment"]["container"]["env"]).iter();
+    let with_token = variables.filter(|variable| variable["valueFrom"]["secretKeyRef"]["key"] == "token");
+    Ok(with_token.map(|variable| text(&variable["name"]).to_owned()).collect())
 }
 
 /// The name of the cluster of a route's only rule.
@@ -128,14 +137,42 @@ fn listener(manifests: &Manifests, routes: &[&Value]) -> Result<Value> {
             "virtual_hosts": [{"name": "odoo/odoo/http/odoo_example_com", "domains": ["*"], "routes": routes}],
         },
     });
-    Ok(json!({
-        "name": "odoo/odoo/http",
+    let listeners = list(&manifests.one("Gateway")?["spec"]["listeners"]);
+    let mut listener = json!({
+        "name": format!("odoo/odoo/{}", text(&listeners[0]["name"])),
         "address": {},
         "per_connection_buffer_limit_bytes": bytes(&client["connection"]["bufferLimit"]).unwrap_or(32_768),
-        "default_filter_chain": {"filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
-        ]},
-    }))
+    });
+    let filters = json!([{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]);
+    if listeners[0]["protocol"] == "HTTPS" {
+        listener["filter_chains"] = listeners.iter().map(|it| tls_chain(it, &filters)).collect();
+    } else {
+        listener["default_filter_chain"] = json!({"filters": filters});
+    }
+    Ok(listener)
+}
+
+/// The filter chain of a listener with TLS; it gets its certificate by SDS.
+fn tls_chain(listener: &Value, filters: &Value) -> Value {
+    let context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let certificates = list(&listener["tls"]["certificateRefs"]).iter().map(|certificate| {
+        let source = json!({"ads": {}, "resource_api_version": "V3"});
+        json!({"name": format!("odoo/{}", text(&certificate["name"])), "sds_config": source})
+    });
+    let common = json!({
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificate_sds_secret_configs": certificates.collect::<Value>(),
+    });
+    let socket = json!({"@type": context, "common_tls_context": common});
+    let mut chain = json!({
+        "name": format!("odoo/odoo/{}", text(&listener["name"])),
+        "filters": filters,
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": socket},
+    });
+    if let Some(host) = listener["hostname"].as_str() {
+        chain["filter_chain_match"] = json!({"server_names": [host]});
+    }
+    chain
 }
 
 /// The headers that are removed: by name, then by what their names begin with.
@@ -175,6 +212,7 @@ fn wasm(wasm: &Value) -> Value {
                 "vm_config": {
                     "vm_id": WASM.split_once('/').map(|(_, name)| name),
                     "runtime": "envoy.wasm.runtime.v8",
+                    "environment_variables": {"host_env_keys": wasm["env"]["hostKeys"]},
                     // Envoy Gateway serves the image's file to Envoy over HTTP.
                     "code": {"local": {"filename": harness::filter()}},
                 },
@@ -337,42 +375,4 @@ fn seconds(duration: &Value) -> Value {
         _ => 1,
     };
     number.parse::<u64>().map_or(Value::Null, |number| format!("{}s", number * factor).into())
-}
-
-/// Applies one operation of a JSON patch; of those there are, only `add` is used. A JSONPath, of the form
-/// `..list[?(@.name=='NAME')].field.field`, says where its path begins.
-fn patch_json(target: &mut Value, operation: &Value) -> Result<()> {
-    ensure!(operation["op"] == "add", "only add is known here");
-    let mut target = target;
-    if let Some(path) = operation["jsonPath"].as_str() {
-        let (list, rest) =
-            path.strip_prefix("..").and_then(|it| it.split_once("[?(@.name=='")).context("a path")?;
-        let (name, fields) = rest.split_once("')].").context("a name")?;
-        target = item(target, list, name).with_context(|| format!("nothing at {path}"))?;
-        for field in fields.split('.') {
-            target = target.get_mut(field).with_context(|| format!("no {field} at {path}"))?;
-        }
-    }
-    let (parent, field) = text(&operation["path"]).rsplit_once('/').context("a path")?;
-    let parent = target.pointer_mut(parent).with_context(|| format!("nothing at {parent}"))?;
-    match parent {
-        Value::Array(items) if field == "-" => items.push(operation["value"].clone()),
-        Value::Object(fields) => drop(fields.insert(field.to_owned(), operation["value"].clone())),
-        _ => bail!("nothing can be added at {}", operation["path"]),
-    }
-    Ok(())
-}
-
-/// The item of a name in a list of a name, wherever that is.
-fn item<'a>(value: &'a mut Value, list: &str, name: &str) -> Option<&'a mut Value> {
-    match value {
-        Value::Object(fields) => fields.iter_mut().find_map(|(field, value)| {
-            if field != list {
-                return item(value, list, name);
-            }
-            value.as_array_mut()?.iter_mut().find(|item| item["name"] == name)
-        }),
-        Value::Array(items) => items.iter_mut().find_map(|value| item(value, list, name)),
-        _ => None,
-    }
 }

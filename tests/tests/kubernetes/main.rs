@@ -7,14 +7,18 @@ use harness::tools::{ENVOY_VERSION, OLDEST_ENVOY};
 
 mod eds;
 mod envoy_gateway;
+mod istiod;
+mod json_patch;
 mod manifests;
 mod mesh;
 mod one_source;
+mod patches;
 mod pods;
 mod schema;
+mod secrets;
 mod story;
 
-use manifests::{Manifests, text};
+use manifests::Manifests;
 use story::Gateway;
 
 /// Istio's gateway, with the manifests of a folder.
@@ -23,7 +27,7 @@ async fn istio(folder: &str, version: &str) -> Result<()> {
     let gateway = Gateway {
         bootstrap: mesh::bootstrap,
         clusters: [8069, 8072].map(|port| (mesh::cluster_name(port), port)).into(),
-        token: text(&manifests.one("WasmPlugin")?["spec"]["pluginConfig"]["sidecar_token"]).to_owned(),
+        variables: mesh::host_keys(manifests.one("WasmPlugin")?),
         has_standby: folder != "istio/simple",
     };
     story::tell(&manifests, &gateway, version).await
@@ -32,7 +36,6 @@ async fn istio(folder: &str, version: &str) -> Result<()> {
 /// Envoy Gateway, likewise.
 async fn envoy_gateway(folder: &str, version: &str) -> Result<()> {
     let manifests = schema::with_defaults(folder)?;
-    let extension = &manifests.one("EnvoyExtensionPolicy")?["spec"]["wasm"][0];
     let ports = manifests.all("HTTPRoute").map(|route| {
         let port = route["spec"]["rules"][0]["backendRefs"][0]["port"].as_u64().unwrap_or_default();
         (envoy_gateway::cluster_name(route), port as u16)
@@ -40,7 +43,7 @@ async fn envoy_gateway(folder: &str, version: &str) -> Result<()> {
     let gateway = Gateway {
         bootstrap: envoy_gateway::bootstrap,
         clusters: ports.collect(),
-        token: text(&extension["config"]["sidecar_token"]).to_owned(),
+        variables: envoy_gateway::variables_with_the_token(&manifests)?,
         has_standby: true,
     };
     story::tell(&manifests, &gateway, version).await

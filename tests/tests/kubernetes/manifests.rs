@@ -1,15 +1,27 @@
 //! What `kubectl apply -k` sends for a folder of `envoy/`.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{root, tools};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Every folder that users apply.
-pub(crate) const FOLDERS: [&str; 5] =
-    ["kubernetes", "istio/full", "istio/simple", "gateway/full", "gateway/patched"];
+/// Every folder of `envoy/` that users can apply.
+pub(crate) fn folders() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut unseen = vec![root().join("envoy")];
+    while let Some(folder) = unseen.pop() {
+        let entries: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
+        unseen.extend(entries.iter().map(|entry| entry.path()).filter(|path| path.is_dir()));
+        if folder.join("kustomization.yaml").is_file() {
+            found.push(folder.strip_prefix(root().join("envoy"))?.display().to_string());
+        }
+    }
+    ensure!(found.len() > 5, "only {found:?}");
+    found.sort();
+    Ok(found)
+}
 
 /// The objects of a kustomization.
 pub(crate) struct Manifests(pub(crate) Vec<Value>);
@@ -36,6 +48,12 @@ impl Manifests {
         let found: Vec<&Value> = self.all(kind).collect();
         let [one] = found[..] else { bail!("{} of kind {kind}, expected one", found.len()) };
         Ok(one)
+    }
+
+    /// The only object of a kind, to be changed.
+    pub(crate) fn one_mut(&mut self, kind: &str) -> Result<&mut Value> {
+        self.one(kind)?;
+        self.0.iter_mut().find(|object| object["kind"] == kind).context("just seen")
     }
 
     /// The object of a kind and a name.

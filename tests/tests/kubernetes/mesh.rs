@@ -114,11 +114,19 @@ fn wasm(plugin: &Value) -> Value {
                 // No vm_id; and the code is a file, once istio-agent has fetched the image.
                 "vm_config": {
                     "runtime": "envoy.wasm.runtime.v8",
+                    "environment_variables": {"host_env_keys": host_keys(plugin)},
                     "code": {"local": {"filename": harness::filter()}},
                 },
             },
         },
     })
+}
+
+/// The names of the variables that the filter is given of Envoy's environment.
+pub(crate) fn host_keys(plugin: &Value) -> Vec<String> {
+    let variables = list(&plugin["spec"]["vmConfig"]["env"]).iter();
+    let of_host = variables.filter(|variable| variable["valueFrom"] == "HOST");
+    of_host.map(|variable| text(&variable["name"]).to_owned()).collect()
 }
 
 fn routes(service: &Value, rule: &Value) -> Result<Vec<Value>> {
@@ -194,6 +202,7 @@ fn cluster(port: u16, rule: &Value, endpoints: &Path) -> Value {
         "eds_cluster_config": eds::config(endpoints, &cluster_name(port)),
         "connect_timeout": policy["connectionPool"]["tcp"]["connectTimeout"],
         "lb_policy": "MAGLEV",
+        "maglev_lb_config": {"table_size": policy["loadBalancer"]["consistentHash"]["maglev"]["tableSize"]},
         "common_lb_config": {"healthy_panic_threshold": {"value": ejection["minHealthPercent"]}},
         "circuit_breakers": {"thresholds": [{
             "max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": most,

@@ -152,7 +152,7 @@ fn compare_filters(own: &Value, other: &Value, differences: &mut BTreeSet<String
             let configuration = |filter: &mut Value| -> Result<Value> {
                 let value = filter["config"]["configuration"]["value"].take();
                 let mut value: Value = serde_json::from_str(text(&value))?;
-                value.as_object_mut().map(|fields| fields.remove("sidecar_token"));
+                value.as_object_mut().map(|fields| fields.remove("sidecar_token_env"));
                 Ok(value)
             };
             ensure!(configuration(&mut expected)? == configuration(&mut found)?, "another configuration");

@@ -22,6 +22,9 @@ use tempfile::TempDir;
 
 use crate::manifests::{Manifests, list, text};
 
+/// What filters show to the sidecars.
+pub(crate) const TOKEN: &str = "the-token-of-the-sidecars-and-their-filters";
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A pod that runs.
@@ -52,8 +55,8 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    /// Starts a Redis, and makes the Secret that the manifest refers to, with `token` in it.
-    pub(crate) async fn prepare(manifests: &Manifests, token: &str) -> Result<Self> {
+    /// Starts a Redis, and makes the Secret that the manifest refers to.
+    pub(crate) async fn prepare(manifests: &Manifests) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (redis, address) = start_redis(folder.path()).await?;
         let password = "not-the-session-secret";
@@ -63,7 +66,7 @@ impl Pods {
             ("store", format!("redis://{address}/0")),
             ("redis-password", password.to_owned()),
             ("secret", "0123456789abcdef0123456789abcdef".to_owned()),
-            ("token", token.to_owned()),
+            ("token", TOKEN.to_owned()),
         ]);
         fs::create_dir(folder.path().join("secrets"))?;
         for (name, value) in &secrets {

@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::manifests::{FOLDERS, Manifests, list, text, title};
+use crate::manifests::{Manifests, folders, list, text, title};
 
 /// The schemas of custom resources.
 struct Schemas(Vec<Value>);
@@ -175,8 +175,8 @@ fn every_manifest_is_as_its_schema_wants_it() -> Result<()> {
         say("SKIPPED: no CustomResourceDefinitions to validate against; MOORING_SCHEMAS names none");
     }
     let (mut checked, mut unchecked) = (0, BTreeSet::new());
-    for name in FOLDERS {
-        for object in &Manifests::build(name)?.0 {
+    for name in folders()? {
+        for object in &Manifests::build(&name)?.0 {
             if check_own_kind(object)? {
                 checked += 1;
             } else if let Some(schema) = schemas.as_ref().and_then(|schemas| schemas.of(object)) {

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::{
     eds,
     manifests::{Manifests, text},
-    pods::{Pod, Pods},
+    pods::{Pod, Pods, TOKEN},
 };
 
 const BROWSERS: usize = 200;
@@ -35,8 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) bootstrap: fn(&Manifests, &Path) -> Result<Value>,
     /// The port of each cluster's endpoints.
     pub(crate) clusters: BTreeMap<String, u16>,
-    /// The filter's token, as the manifests have it.
-    pub(crate) token: String,
+    /// The environment variables of Envoy's pods that hold the filter's token.
+    pub(crate) variables: Vec<String>,
     /// Whether a request that its server refuses goes to the standby and nowhere else.
     pub(crate) has_standby: bool,
 }
@@ -51,7 +51,7 @@ struct Place {
 
 impl Place {
     async fn start(manifests: &Manifests, gateway: &Gateway, version: &str) -> Result<Self> {
-        let mut pods = Pods::prepare(manifests, &gateway.token).await?;
+        let mut pods = Pods::prepare(manifests).await?;
         let mut bootstrap = Bootstrap((gateway.bootstrap)(manifests, pods.folder())?);
         for cluster in gateway.clusters.keys() {
             eds::tell(pods.folder(), cluster, &[])?;
@@ -69,7 +69,10 @@ impl Place {
             *endpoint = socket((pods.ip(sidecar), 7070).into());
         }
         let program = tools::envoy_of_version(version)?;
-        let envoy = Envoy::start(&program, &bootstrap, pods.folder(), 2).await?;
+        // As a Secret that was made from the sidecars' file.
+        let token = format!("{TOKEN}\n");
+        let environment: Vec<_> = gateway.variables.iter().map(|name| (name.as_str(), &*token)).collect();
+        let envoy = Envoy::start_with(&program, &bootstrap, pods.folder(), 2, &environment).await?;
         pods.start(0).await?;
         pods.start(1).await?;
         let place = Self { pods, envoy, address, clusters: gateway.clusters.clone() };
@@ -109,6 +112,14 @@ impl Place {
         wait_until("every pod is used", all_used).await.with_context(|| self.envoy.process.printed())?;
         // Each of Envoy's threads looks at the filter's board once in 100 ms.
         tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(())
+    }
+
+    /// Whoever may look at Envoy's configuration finds no token in it.
+    async fn the_token_is_not_shown(&self) -> Result<()> {
+        let dump = browser::get(self.envoy.admin(), "/config_dump?include_eds").await?.text();
+        ensure!(!dump.contains(TOKEN), "the token is in Envoy's config dump");
+        ensure!(dump.contains("sidecar_token_env"), "the filter is not in the config dump");
         Ok(())
     }
 
@@ -251,6 +262,7 @@ async fn only_they_move(
 pub(crate) async fn tell(manifests: &Manifests, gateway: &Gateway, version: &str) -> Result<()> {
     let mut place = Place::start(manifests, gateway, version).await?;
     place.stands_at_the_edge().await?;
+    place.the_token_is_not_shown().await?;
     place.browsers_stick().await?;
     let mut people = place.people(0, PEOPLE).await?;
     for person in &mut people {
