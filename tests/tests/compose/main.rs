@@ -4,6 +4,7 @@ mod engine;
 mod images;
 mod same;
 mod schema;
+mod secrets;
 
 use std::{
     fs,
@@ -119,8 +120,8 @@ async fn the_story_of_the_stack() -> Result<()> {
     alice.works().await?;
 
     let mut secrets = vec![sid];
-    for name in ["secret", "redis-password", "postgres-password"] {
-        let secret = fs::read_to_string(engine.volume("secrets").join(name))?;
+    for (volume, name) in [("mooring", "secret"), ("redis", "password"), ("postgres", "password")] {
+        let secret = fs::read_to_string(engine.volume(&format!("{volume}-secrets")).join(name))?;
         ensure!(secret.len() == 64, "{name} has {} characters", secret.len());
         secrets.push(secret);
     }
@@ -134,6 +135,9 @@ async fn the_story_of_the_stack() -> Result<()> {
     {
         ensure!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "a secret is in {what}");
     }
+    let of_odoo: Result<Vec<_>, _> = fs::read_dir(engine.volume("odoo-secrets"))?.collect();
+    let of_odoo: Vec<_> = of_odoo?.into_iter().map(|entry| entry.file_name()).collect();
+    ensure!(of_odoo == ["pgpass"], "Odoo sees {of_odoo:?}");
     engine.compose(&["--profile", "demo", "down", "--volumes"])?;
     Ok(())
 }

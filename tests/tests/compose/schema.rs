@@ -4,6 +4,16 @@ use anyhow::{Result, ensure};
 use harness::{root, say, schema::problems, tools};
 use serde_json::Value;
 
+/// The stack as compose reads it, but for the variables in it.
+pub(crate) fn stack() -> Result<Value> {
+    let text = std::fs::read_to_string(root().join("envoy/compose/compose.yaml"))?;
+    let mut stack: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text)?;
+    // What is merged may merge something itself.
+    stack.apply_merge()?;
+    stack.apply_merge()?;
+    Ok(serde_json::to_value(stack)?)
+}
+
 #[test]
 fn the_stack_fits_the_specification() -> Result<()> {
     let Some(schema) =
@@ -13,12 +23,7 @@ fn the_stack_fits_the_specification() -> Result<()> {
         return Ok(());
     };
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema)?)?;
-    let text = std::fs::read_to_string(root().join("envoy/compose/compose.yaml"))?;
-    let mut stack: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text)?;
-    // What is merged may merge something itself.
-    stack.apply_merge()?;
-    stack.apply_merge()?;
-    let mut stack: Value = serde_json::to_value(stack)?;
+    let mut stack = stack()?;
     let found = problems(&stack, &schema)?;
     ensure!(found.is_empty(), "{}", found.join("\n"));
     // It sees what it is to see.
