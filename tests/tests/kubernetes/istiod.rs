@@ -159,7 +159,8 @@ fn load_balancer(balancer: &Value, path: &str, found: &mut Found) {
 }
 
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+    number > 1
+        && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
 }
 
 fn gateway(spec: &Value, found: &mut Found) {
