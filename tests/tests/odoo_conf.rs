@@ -29,7 +29,8 @@ fn shipped() -> Result<Vec<(String, String)>> {
             continue;
         }
         let text = fs::read_to_string(&path)?;
-        let parts: Vec<&str> = if is_configuration { vec![&text] } else { text.split("```").collect() };
+        let parts: Vec<&str> =
+            if is_configuration { vec![&text] } else { text.split("```").skip(1).step_by(2).collect() };
         // The others are lines to add to one.
         let is_whole = |part: &&str| part.contains("[options]") && part.contains("proxy_mode");
         let of_odoo = parts.into_iter().filter(is_whole);
