@@ -182,7 +182,17 @@ impl Membership {
         Ok(members)
     }
 
-    fn add(&mut self, node: Node) -> Result<(), InvalidMembership> {
+    /// Adds a node; on error nothing changed.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn add(&mut self, mut node: Node) -> Result<(), InvalidMembership> {
+        if self.nodes.len() >= MAX_NODES {
+            return Err(InvalidMembership::TooMany(self.nodes.len() + 1));
+        }
+        // Envoy knows an IPv4 address by that form only.
+        node.http = canonical(node.http);
+        node.gevent = node.gevent.map(canonical);
         let seed = node.id.seed();
         if self.seeds.contains(&seed) {
             return Err(InvalidMembership::DuplicateId(node.id));
@@ -221,6 +231,14 @@ impl Membership {
     /// A digest of everything in it: equal memberships have equal digests, on every machine.
     pub fn digest(&self) -> u64 {
         first_eight(&blake3::hash(&crate::wire::encode(self)))
+    }
+}
+
+/// An IPv4 address that was written as an IPv6 one, `[::ffff:192.0.2.1]:8069`, in its own form.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
     }
 }
 
@@ -266,6 +284,19 @@ mod tests {
         assert!(refused(vec![heavy]).contains("weight 1001"));
         let many = (0..257).map(|n| node(&format!("n{n}"), &format!("127.0.0.1:{}", n + 1))).collect();
         assert!(refused(many).contains("257 nodes"));
+    }
+
+    #[test]
+    fn an_ipv4_address_has_one_form() {
+        let gevent = "[::ffff:127.0.0.1]:2".parse().ok();
+        let mapped = Node { gevent, ..node("a", "[::ffff:127.0.0.1]:1") };
+        let plain = Node { gevent: "127.0.0.1:2".parse().ok(), ..node("a", "127.0.0.1:1") };
+        let nodes = |node: &Node| Membership::new(vec![node.clone()]).unwrap();
+        assert_eq!(nodes(&mapped), nodes(&plain));
+        assert!(Membership::new(vec![mapped, node("b", "127.0.0.1:1")]).is_err());
+        for other in ["[::1]:1", "[fe80::1%3]:1", "[64:ff9b::7f00:1]:1"] {
+            assert_eq!(nodes(&node("a", other)).nodes()[0].http, other.parse().unwrap());
+        }
     }
 
     #[test]

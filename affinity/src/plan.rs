@@ -16,6 +16,9 @@ pub enum Reason {
     Home,
     /// The owner is down or gone: it is the best of the others.
     OwnerDown,
+    /// Every node is down, as far as is known, which says more about who looked than about the nodes: it
+    /// owns the session, or is the best if the owner is gone.
+    AllDown,
 }
 
 impl core::fmt::Display for Reason {
@@ -24,6 +27,7 @@ impl core::fmt::Display for Reason {
             Self::Owner => "it owns the session",
             Self::Home => "nobody owns the session, and this is its home",
             Self::OwnerDown => "the owner is down or gone, and this is the best of the others",
+            Self::AllDown => "every node seems to be down, and nobody goes elsewhere for a guess",
         })
     }
 }
@@ -41,28 +45,31 @@ pub struct Plan {
 /// Plans a request of the session `key`, whose owner, if any, is the node with the seed `owner`.
 ///
 /// Without an owner, or with one that is down, the best-ranked active node is first. Only where no
-/// node is active are draining ones considered, and only where all are down those: a wrong guess
-/// about a node's health must not refuse a request. No nodes, no places.
+/// node is active are draining ones considered, and only where all are down those, the owner before
+/// the others: a wrong guess about health must neither refuse a request nor part it from its session.
+/// No nodes, no places.
 pub fn plan(membership: &Membership, key: SessionKey, owner: Option<u64>) -> Plan {
     let nodes = membership.nodes();
     let state = |place: usize| nodes.get(place).map(|node| node.state);
     let owner_place = owner.and_then(|seed| membership.position_of_seed(seed));
-    let living_owner = owner_place.filter(|place| state(*place) != Some(NodeState::Down));
 
     let best = [NodeState::Active, NodeState::Draining, NodeState::Down]
         .into_iter()
         .find(|wanted| nodes.iter().any(|node| node.state == *wanted))
         .unwrap_or_default();
     let others = ranking::<LENGTH>(key, membership, |node| node.state == best);
+    let all_down = best == NodeState::Down;
+    let first = owner_place.filter(|place| all_down || state(*place) != Some(NodeState::Down));
 
-    let reason = match (owner, living_owner) {
+    let reason = match (owner, first) {
         (None, _) => Reason::Home,
+        (Some(_), _) if all_down => Reason::AllDown,
         (Some(_), Some(_)) => Reason::Owner,
         (Some(_), None) => Reason::OwnerDown,
     };
-    let places = living_owner
+    let places = first
         .into_iter()
-        .chain(others.into_iter().filter(|place| Some(*place) != living_owner))
+        .chain(others.into_iter().filter(|place| Some(*place) != first))
         .take(LENGTH)
         .collect();
     Plan { reason, places }
@@ -142,9 +149,26 @@ mod tests {
     fn the_worse_is_taken_only_where_nothing_better_is() {
         let (draining, down) = (NodeState::Draining, NodeState::Down);
         assert_eq!(planned(&[("a", down), ("b", draining)], None).1, ["b"]);
+        assert_eq!(
+            planned(&[("a", draining), ("b", down)], Some("b")),
+            (Reason::OwnerDown, vec!["a".into()])
+        );
         assert_eq!(planned(&[("a", down), ("b", down)], None).1.len(), 2);
-        assert_eq!(planned(&[("a", down), ("b", down)], Some("a")).0, Reason::OwnerDown);
         assert!(planned(&[], Some("a")).1.is_empty());
+    }
+
+    #[test]
+    fn where_all_are_down_nobody_leaves_the_owner() {
+        let all_down = [("a", NodeState::Down), ("b", NodeState::Down), ("c", NodeState::Down)];
+        let (_, home_order) = planned(&all_down, None);
+        for owner in ["a", "b", "c"] {
+            let (reason, names) = planned(&all_down, Some(owner));
+            assert_eq!((reason, names[0].as_str(), names.len()), (Reason::AllDown, owner, 3));
+            let others: Vec<_> = home_order.iter().filter(|name| *name != owner).collect();
+            assert_eq!(names[1..].iter().collect::<Vec<_>>(), others);
+        }
+        // Nobody can be sent to who is not known; that is no reason to move the session.
+        assert_eq!(planned(&all_down, Some("gone")), (Reason::AllDown, home_order));
     }
 
     #[test]

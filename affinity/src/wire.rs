@@ -155,6 +155,9 @@ pub struct NodesReply {
     /// What is wrong with the store, if anything.
     #[serde(default)]
     pub store: Option<StoreReport>,
+    /// In what the lists of nodes differ that sidecars were told, a line each for people to read.
+    #[serde(default)]
+    pub differences: Vec<String>,
 }
 
 /// What is wrong with the store.
@@ -210,13 +213,14 @@ pub struct NodeReport {
     pub weight: u16,
     /// Whether it may be chosen.
     pub state: NodeState,
-    /// Sessions that it owns and that were in use within the last hour, as all sidecars see them.
+    /// Sessions that it owns and that were in use within the last hour, or began within minutes, as all
+    /// sidecars see them.
     pub sessions: u64,
     /// How long its last good probe took, in milliseconds.
     pub probe_ms: Option<f64>,
     /// Seconds since its state last changed.
     pub since_seconds: u64,
-    /// Why it is down, if it is.
+    /// Why it is down, or what else is wrong with it.
     pub problem: Option<String>,
     /// Whether its sessions are carried to other nodes.
     #[serde(default)]

@@ -263,6 +263,11 @@ impl Root {
         let mut waiting = state.waiting_claims.borrow_mut();
         while self.claims.len() < CLAIMS_A_TICK {
             let Some(claim) = waiting.pop_front() else { return };
+            // A node that was taken from the list meanwhile: the sidecar would refuse it for ever.
+            if state.router.borrow().id_of_seed(claim.node.seed()).is_none() {
+                count(&state.metrics.claims_dropped);
+                continue;
+            }
             count(&state.metrics.claims);
             match sidecar.claim(&claim) {
                 Ok(token) => self.claims.push((token, claim)),

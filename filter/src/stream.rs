@@ -211,7 +211,7 @@ impl Stream {
         let metrics = &self.state.metrics;
         count(match plan.reason {
             _ if self.chosen.is_none() => &metrics.nowhere,
-            Reason::Owner => &metrics.to_owner,
+            Reason::Owner | Reason::AllDown => &metrics.to_owner,
             Reason::Home => &metrics.to_home,
             Reason::OwnerDown => &metrics.to_standby,
         });

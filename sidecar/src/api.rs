@@ -2,11 +2,11 @@
 
 use std::{
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use affinity::{
-    NodeId, SessionKey,
+    NodeId, NodeState, SessionKey,
     plan::{plan, plan_newcomer},
     wire::{
         self, CONTENT_TYPE, Claim, ClaimReply, Cursor, Explanation, LeaseRequest, MoveReply, NodeReport,
@@ -33,7 +33,8 @@ use crate::{
     orm_cache::OrmCache,
     registry::Registry,
     sessions::{self, Brought, Carriers},
-    store::{EndedBy, LARGEST_EPOCH, StoreError},
+    store::{Drain, EndedBy, LARGEST_EPOCH, StoreError},
+    terminal,
     token::Tokens,
 };
 
@@ -43,6 +44,8 @@ pub(crate) const MOST_MOVED: usize = 64;
 const MOST_WATCHING: u32 = 32;
 /// The longest lease of scheduled jobs, in milliseconds: as `mooring cron` can be told.
 const LONGEST_LEASE_MS: u64 = 3_600_000;
+/// The longest name of who asks for it.
+const LONGEST_NAME: usize = 128;
 /// The longest that a watch waits, whatever it asks for.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);
 
@@ -160,6 +163,9 @@ async fn claim(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     let Some(claim) = wire::decode(&body).filter(|claim: &Claim| claim.expect < LARGEST_EPOCH) else {
         return bad("the body is no claim");
     };
+    if let Err(refusal) = known(&shared, claim.node.as_str()) {
+        return *refusal;
+    }
     let membership = shared.registry.membership().borrow().clone();
     let store = shared.directory.store();
     if claim.origin == Origin::Failover {
@@ -197,6 +203,7 @@ async fn watch(State(shared): State<Arc<Shared>>, Query(query): Query<WatchQuery
     let mut news = shared.directory.news();
     let mut memberships = shared.registry.membership();
     let _watching = shared.metrics.watching();
+    shared.registry.is_asked();
     loop {
         let membership = memberships.borrow_and_update().clone();
         news.borrow_and_update();
@@ -234,13 +241,20 @@ async fn orm_cache(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<NodesReply> {
     let store = shared.directory.store().ping().await.err().map(|error| error.report());
-    Json(NodesReply { nodes: shared.reports(), cron: shared.registry.cron(), store })
+    let (cron, differences) = (shared.registry.cron(), shared.registry.differences());
+    Json(NodesReply { nodes: shared.reports(), cron, store, differences })
 }
 
 /// Gives the lease of scheduled jobs to one who asks.
 async fn lease(State(shared): State<Arc<Shared>>, Json(request): Json<LeaseRequest>) -> Response {
     if request.for_ms > LONGEST_LEASE_MS {
         return bad(format!("for_ms: expected {LONGEST_LEASE_MS} at most"));
+    }
+    // Operators get to see it.
+    if !(1..=LONGEST_NAME).contains(&request.name.len()) || !terminal::is_plain(&request.name) {
+        return bad(format!(
+            "name: expected 1 to {LONGEST_NAME} bytes of plain text, as --name or the host has"
+        ));
     }
     match shared.directory.store().lease(&request).await {
         Ok(reply) => Json(reply).into_response(),
@@ -261,18 +275,21 @@ async fn set_draining(shared: &Shared, id: &str, draining: bool) -> Response {
         Ok(id) => id,
         Err(refusal) => return *refusal,
     };
-    match shared.directory.store().set_draining(&id, draining).await {
-        Ok(()) => set_draining_here(shared, &id, draining).await,
+    let word = shared.registry.next_word(&id, draining, now_ms());
+    match shared.directory.store().set_draining(&id, word).await {
+        Ok(word) => set_draining_here(shared, &id, word).await,
         Err(error) => unavailable(&error),
     }
 }
 
 /// Reads back what the store was told: if nobody can, nobody acts by it.
-async fn set_draining_here(shared: &Shared, id: &NodeId, draining: bool) -> Response {
-    let own = shared.directory.loads();
-    match shared.directory.store().roster(&own).await {
-        Ok(roster) if roster.draining.contains(id) == draining => {
-            shared.registry.take_in(roster, own);
+async fn set_draining_here(shared: &Shared, id: &NodeId, word: Drain) -> Response {
+    let told = shared.registry.told(shared.directory.loads());
+    match shared.directory.store().roster(&told).await {
+        Ok(roster) if roster.drains.get(id).is_some_and(|found| found.draining == word.draining) => {
+            let draining = word.draining;
+            shared.registry.hear_drain(id, word);
+            shared.registry.take_in(roster, &told);
             tracing::info!(node = %id, "is {}", if draining { "drained" } else { "no longer drained" });
             StatusCode::NO_CONTENT.into_response()
         }
@@ -282,14 +299,29 @@ async fn set_draining_here(shared: &Shared, id: &NodeId, draining: bool) -> Resp
     }
 }
 
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A node that is known here.
 fn known(shared: &Shared, id: &str) -> Result<NodeId, Box<Response>> {
-    let reports = shared.registry.reports();
-    reports.iter().map(|report| &report.id).find(|known| known.as_str() == id).cloned().ok_or_else(|| {
-        let names: Vec<&str> = reports.iter().map(|report| report.id.as_str()).collect();
-        let problem = format!("there is no node of this name; there are: {}\n", names.join(", "));
-        Box::new((StatusCode::NOT_FOUND, problem).into_response())
-    })
+    let (status, problem) = match (shared.registry.knows(id), NodeId::new(id)) {
+        (Some(true), Ok(id)) => return Ok(id),
+        // Others may have registered it: whoever asks must ask again.
+        (None, Ok(_)) => {
+            let problem = "the nodes in the store were not heard of yet\n".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, problem)
+        }
+        _ => {
+            let names: Vec<String> =
+                shared.registry.reports().iter().map(|report| report.id.to_string()).collect();
+            let problem = format!("there is no node of this name; there are: {}\n", names.join(", "));
+            (StatusCode::NOT_FOUND, problem)
+        }
+    };
+    Err(Box::new((status, problem).into_response()))
 }
 
 #[derive(serde::Deserialize)]
@@ -322,16 +354,25 @@ async fn move_sessions(
     Path(id): Path<String>,
     Json(sessions): Json<Sessions>,
 ) -> Response {
-    let membership = shared.registry.membership().borrow().clone();
+    let id = match known(&shared, &id) {
+        Ok(id) => id,
+        Err(refusal) => return *refusal,
+    };
+    let (membership, store) = (shared.registry.membership().borrow().clone(), shared.directory.store());
     let mut reply = MoveReply::default();
     for (key, expect) in sessions.into_iter().take(MOST_MOVED) {
         let places = plan_newcomer(&membership, key).places;
-        let heir = places.first().and_then(|place| membership.nodes().get(*place)).map(|node| &node.id);
-        let Some(heir) = heir.filter(|heir| heir.as_str() != id) else {
+        let heir = places.first().and_then(|place| membership.nodes().get(*place));
+        let heir = heir.filter(|heir| heir.state == NodeState::Active && heir.id != id);
+        let is_its_own = match store.copy(key).await {
+            Ok(copy) => copy.is_some_and(|copy| copy.owner.node == id && copy.owner.epoch == expect),
+            Err(error) => return unavailable(&error),
+        };
+        let Some(heir) = heir.filter(|_| is_its_own).map(|heir| &heir.id) else {
             reply.left += 1;
             continue;
         };
-        match sessions::bring(shared.directory.store(), &membership, key, heir).await {
+        match sessions::bring(store, &membership, key, heir).await {
             Ok(Brought::There | Brought::Nothing) => {}
             Ok(Brought::Late) => {
                 reply.left += 1;
@@ -380,7 +421,8 @@ async fn explain(State(shared): State<Arc<Shared>>, Path(key): Path<String>) -> 
 }
 
 /// Ready: every node was probed, the store can be reached and has the sessions that this sidecar carries,
-/// and the process is not about to end.
+/// and the process is not about to end. Lists that differ are only told: each change of the lists passes through
+/// that, and to take all sidecars away would not make them agree.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let problem = if shared.shutdown.is_cancelled() {
         Some("shutting down".to_owned())
@@ -393,7 +435,11 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     };
     match problem {
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
-        None => "ready\n".into_response(),
+        None => {
+            let differences = shared.registry.differences();
+            let warnings = differences.iter().map(|line| format!("warning: {}\n", terminal::plain(line)));
+            format!("ready\n{}", warnings.collect::<String>()).into_response()
+        }
     }
 }
 

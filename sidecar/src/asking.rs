@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use axum::body::Bytes;
 use hyper::{Request, StatusCode, header, http::request::Builder};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     cli::{Asked, Listen},
     client::{self, ClientError},
+    terminal,
     token::Token,
 };
 
@@ -81,7 +83,7 @@ impl Sidecar {
             .await
             .map_err(|error| AskError::NoSidecar(self.address.clone(), error))?;
         let (status, body) = (answer.status(), answer.into_body());
-        let text = || String::from_utf8_lossy(&body).trim().to_owned();
+        let text = || terminal::plain(String::from_utf8_lossy(&body).trim());
         match status {
             StatusCode::UNAUTHORIZED => Err(AskError::Unauthorized(text())),
             // A path that is not there has no text.
@@ -93,8 +95,21 @@ impl Sidecar {
         }
     }
 
+    /// Reads an answer. Its texts may come from anybody who writes the store, and are going to a terminal.
     fn read<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, AskError> {
-        serde_json::from_slice(body)
-            .map_err(|error| AskError::NotASidecar(self.address.clone(), error.to_string()))
+        let read = serde_json::from_slice(body).and_then(|mut answer| {
+            make_plain(&mut answer);
+            serde_json::from_value(answer)
+        });
+        read.map_err(|error| AskError::NotASidecar(self.address.clone(), terminal::plain(&error.to_string())))
+    }
+}
+
+fn make_plain(answer: &mut Value) {
+    match answer {
+        Value::String(text) if !terminal::is_plain(text) => *text = terminal::plain(text),
+        Value::Array(values) => values.iter_mut().for_each(make_plain),
+        Value::Object(fields) => fields.values_mut().for_each(make_plain),
+        _ => {}
     }
 }

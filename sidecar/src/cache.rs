@@ -14,8 +14,8 @@ use std::{
 use affinity::{NodeId, SessionKey, wire::Owner};
 use quick_cache::sync::Cache;
 
-/// How long after it was last heard of a session counts as in use.
-const IN_USE: Duration = Duration::from_secs(3_600);
+/// How long after its last use a session counts as in use.
+pub(crate) const IN_USE: Duration = Duration::from_secs(3_600);
 
 /// What is known of one session. Times are in seconds since the cache was made.
 #[derive(Clone, Copy, Debug)]
@@ -83,15 +83,23 @@ impl OwnerCache {
 
     /// Takes in what the store said in this era, unless a later epoch was heard of in it since it was
     /// asked, when `before` was known. What was known already may be of a record that expired: a new one
-    /// begins with epoch 1 again.
-    pub(crate) fn learn(&self, key: SessionKey, owner: &Owner, before: Option<&Known>, fresh_for: Duration) {
+    /// begins with epoch 1 again. For `used_for` it counts as in use, and no shorter than was known.
+    pub(crate) fn learn(
+        &self,
+        key: SessionKey,
+        owner: &Owner,
+        before: Option<&Known>,
+        fresh_for: Duration,
+        used_for: Duration,
+    ) {
         let era = self.era();
         let is_newer = |known: &Entry| {
             known.era == era
                 && known.epoch > owner.epoch
                 && before.is_none_or(|before| before.owner.epoch != known.epoch)
         };
-        if self.entries.peek(&key).is_some_and(|known| is_newer(&known)) {
+        let known = self.entries.peek(&key);
+        if known.is_some_and(|known| is_newer(&known)) {
             return;
         }
         let (now, seconds) = (self.now(), |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
@@ -99,7 +107,7 @@ impl OwnerCache {
             epoch: owner.epoch,
             node: self.place(&owner.node),
             fresh_until: now.saturating_add(seconds(fresh_for)),
-            used_until: now.saturating_add(seconds(IN_USE)),
+            used_until: now.saturating_add(seconds(used_for)).max(known.map_or(0, |known| known.used_until)),
             era,
         };
         self.entries.insert(key, entry);
@@ -109,7 +117,7 @@ impl OwnerCache {
     pub(crate) fn change(&self, key: SessionKey, owner: &Owner) {
         if self.entries.peek(&key).is_some() {
             // The next look-up asks: the change does not say how long the record lives.
-            self.learn(key, owner, None, Duration::ZERO);
+            self.learn(key, owner, None, Duration::ZERO, Duration::ZERO);
         }
     }
 
@@ -176,14 +184,14 @@ mod tests {
     #[test]
     fn a_new_era_has_everything_asked_for_again_but_forgets_nothing() {
         let cache = OwnerCache::new(100);
-        cache.learn(key(1), &owner("a", 3), None, LONG);
+        cache.learn(key(1), &owner("a", 3), None, LONG, IN_USE);
         assert_eq!(cache.get(key(1)).unwrap().fresh_for, Some(LONG));
         cache.begin_era();
         assert_eq!(
             cache.get(key(1)),
             Some(Known { owner: owner("a", 3), fresh_for: None, is_in_doubt: true })
         );
-        cache.learn(key(1), &owner("b", 1), None, LONG);
+        cache.learn(key(1), &owner("b", 1), None, LONG, IN_USE);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1), "epochs may have begun anew");
     }
 
@@ -192,9 +200,9 @@ mod tests {
         let cache = OwnerCache::new(100);
         cache.change(key(1), &owner("b", 2));
         assert_eq!(cache.get(key(1)), None, "nobody here has asked for it");
-        cache.learn(key(1), &owner("a", 1), None, LONG);
+        cache.learn(key(1), &owner("a", 1), None, LONG, IN_USE);
         cache.change(key(1), &owner("b", 2));
-        cache.learn(key(1), &owner("a", 1), None, LONG);
+        cache.learn(key(1), &owner("a", 1), None, LONG, IN_USE);
         assert_eq!(
             cache.get(key(1)),
             Some(Known { owner: owner("b", 2), fresh_for: None, is_in_doubt: false })
@@ -204,26 +212,40 @@ mod tests {
     #[test]
     fn a_record_that_expired_and_began_anew_is_believed() {
         let cache = OwnerCache::new(100);
-        cache.learn(key(1), &owner("a", 3), None, Duration::ZERO);
+        cache.learn(key(1), &owner("a", 3), None, Duration::ZERO, IN_USE);
         let before = cache.get(key(1));
-        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG);
+        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG, IN_USE);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("b", 1));
         // Unless a change came between the question and its answer.
         let before = cache.get(key(1));
         cache.change(key(1), &owner("c", 2));
-        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG);
+        cache.learn(key(1), &owner("b", 1), before.as_ref(), LONG, IN_USE);
         assert_eq!(cache.get(key(1)).unwrap().owner, owner("c", 2));
+    }
+
+    #[test]
+    fn what_was_not_used_does_not_count_and_what_was_used_does() {
+        let cache = OwnerCache::new(100);
+        let a = owner("a", 1);
+        let count = || cache.loads().get(&a.node).copied().unwrap_or_default();
+        // It began, so long ago that it counts no more.
+        cache.learn(key(1), &a, None, Duration::ZERO, Duration::ZERO);
+        assert_eq!(count(), 0);
+        cache.learn(key(1), &a, None, Duration::ZERO, IN_USE);
+        cache.learn(key(1), &a, None, Duration::ZERO, Duration::ZERO);
+        cache.change(key(1), &owner("a", 2));
+        assert_eq!(count(), 1, "it was used");
     }
 
     #[test]
     fn it_is_bounded_and_counts_who_is_busy() {
         let cache = OwnerCache::new(1_000);
         for number in 0..50 {
-            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), None, LONG);
+            cache.learn(key(number), &owner(["a", "b"][usize::from(number < 10)], 1), None, LONG, IN_USE);
         }
         let loads = cache.loads();
         assert_eq!((loads[&owner("a", 1).node], loads[&owner("b", 1).node]), (40, 10));
-        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), None, LONG));
+        (0..5_000).for_each(|number| cache.learn(key(number), &owner("a", 1), None, LONG, IN_USE));
         assert!(cache.len() <= 1_000, "{}", cache.len());
     }
 }

@@ -14,7 +14,7 @@ use affinity::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cache::{Known, OwnerCache},
+    cache::{IN_USE, Known, OwnerCache},
     metrics::{ClaimResult, LookupResult, Metrics},
     store::{Event, Lifetimes, Store, StoreError},
 };
@@ -181,7 +181,7 @@ impl Directory {
             Some(newer) => (newer, Duration::ZERO),
             None => (owner, self.lifetimes.prolong_after()),
         };
-        self.cache.learn(key, &owner, before, fresh_for);
+        self.cache.learn(key, &owner, before, fresh_for, IN_USE);
         (owner, fresh_for)
     }
 
@@ -191,11 +191,18 @@ impl Directory {
     /// If the store cannot say what became of the claim.
     pub(crate) async fn claim(&self, claim: Claim) -> Result<ClaimReply, StoreError> {
         let (key, before) = (claim.key, self.cache.get(claim.key));
+        let used_for = match (claim.origin, claim.expect) {
+            (Origin::Failover, _) => IN_USE,
+            // It began. Until somebody comes back with it, it is nobody's: a crawler's sessions all begin.
+            (_, 0) => self.lifetimes.provisional.min(IN_USE),
+            // It is moved, which is no use of it.
+            _ => Duration::ZERO,
+        };
         let reply = self.store.claim(claim).await;
         if let Ok(reply) = &reply {
             // It counts from now on, and whoever comes back with it is asked after in the store: that
             // makes a provisional record durable.
-            self.cache.learn(key, &reply.owner, before.as_ref(), Duration::ZERO);
+            self.cache.learn(key, &reply.owner, before.as_ref(), Duration::ZERO, used_for);
         }
         self.metrics.claim(match &reply {
             Ok(reply) if reply.granted => ClaimResult::Granted,
@@ -275,14 +282,41 @@ mod tests {
     fn what_a_store_lost_is_put_back_and_what_it_forgot_is_not() {
         with_directory(async |directory| {
             let key = change(1).key;
-            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO);
+            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO, IN_USE);
             assert_eq!(directory.owner(key).await.unwrap(), None, "its record expired");
-            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO);
+            directory.cache.learn(key, &owner("a", 3), None, Duration::ZERO, IN_USE);
             directory.cache.begin_era();
             let restored = Some((owner("a", 1), Duration::ZERO));
             assert_eq!(directory.owner(key).await.unwrap(), restored);
             let (found, fresh_for) = directory.owner(key).await.unwrap().unwrap();
             assert_eq!((found, fresh_for.is_zero()), (owner("a", 1), false), "it is in the store");
+        });
+    }
+
+    #[test]
+    fn a_session_that_began_counts_for_minutes_and_one_that_is_used_for_an_hour() {
+        with_directory(async |mut directory| {
+            directory.lifetimes.provisional = Duration::from_secs(1);
+            let node = owner("a", 0).node;
+            let claim = |number, expect, origin| Claim {
+                key: change(number).key,
+                node: node.clone(),
+                expect,
+                origin,
+            };
+            let entry = Origin::Entry { left: None };
+            for (number, expect, origin) in [(1, 0, Origin::Visit), (2, 0, entry), (3, 0, Origin::Visit)] {
+                directory.claim(claim(number, expect, origin)).await.unwrap();
+            }
+            // Moved, which is no use of it; and served in the owner's place, which is.
+            directory.claim(claim(4, 1, Origin::Visit)).await.unwrap();
+            directory.claim(claim(5, 1, Origin::Failover)).await.unwrap();
+            let count = || directory.loads().get(&node).copied().unwrap_or_default();
+            assert_eq!(count(), 4);
+            // Somebody comes back with one of them.
+            directory.owner(change(3).key).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2_100)).await;
+            assert_eq!(count(), 2, "those that nobody came back with count no more");
         });
     }
 

@@ -6,7 +6,8 @@ use affinity::NodeId;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    api, directory::Directory, lasting::Lasting, registry::Registry, sessions::Carriers, store::StoreError,
+    api, directory::Directory, lasting::Lasting, registry::Registry, sessions::Carriers, store::Drain,
+    store::StoreError,
 };
 
 /// How often, unless the store says that there is news.
@@ -57,11 +58,13 @@ async fn follow(directory: &Directory, registry: &Registry) {
             _ = ticks.tick() => {}
             _ = news.changed() => {}
         }
-        let own = directory.loads();
-        match directory.store().roster(&own).await {
+        let told = registry.told(directory.loads());
+        match directory.store().roster(&told).await {
             Ok(roster) => {
                 reading.works();
-                registry.take_in(roster, own);
+                for (id, word) in registry.take_in(roster, &told) {
+                    put_back(directory, &id, word).await;
+                }
             }
             // What is known stays: who cannot be asked about is not gone.
             Err(error) => {
@@ -79,5 +82,19 @@ async fn follow(directory: &Directory, registry: &Registry) {
             }
             Err(error) => needs.failed(error),
         }
+    }
+}
+
+/// Puts back that an operator drained a node, which a store that came back empty or older does not know. Whoever
+/// undrained it since, anywhere, said something later, and that stays.
+async fn put_back(directory: &Directory, id: &NodeId, word: Drain) {
+    match directory.store().restore_drain(id, word).await {
+        Ok(true) => tracing::warn!(
+            node = %id,
+            "the store had lost that it is drained, and has been told again; if it is not to be: mooring undrain {id}"
+        ),
+        // Another sidecar was faster, or knows better.
+        Ok(false) => {}
+        Err(error) => tracing::debug!("that a node is drained cannot be put back: {error}"),
     }
 }

@@ -23,6 +23,7 @@ mod health_command;
 mod heartbeat;
 mod lasting;
 mod limit;
+mod lists;
 mod logging;
 mod metrics;
 mod node_spec;
@@ -38,6 +39,7 @@ mod serve;
 mod sessions;
 mod sessions_command;
 mod store;
+mod terminal;
 mod token;
 
 fn main() -> ExitCode {

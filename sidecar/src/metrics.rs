@@ -1,5 +1,7 @@
 //! What the sidecar counts, for Prometheus. No session and no key is ever a label.
 
+use std::sync::{Mutex, PoisonError};
+
 use affinity::{NodeId, NodeState, wire::NodeReport};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
@@ -105,6 +107,7 @@ impl Drop for Watching {
 /// The metrics and their registry.
 pub(crate) struct Metrics {
     registry: Registry,
+    telling: Mutex<()>,
     lookups: Family<Lookup, Counter>,
     claims: Family<Claimed, Counter>,
     pub(crate) changes: Counter,
@@ -204,6 +207,7 @@ impl Metrics {
         let orm_cache = CacheMetrics::register(&mut registry);
         Self {
             registry,
+            telling: Mutex::default(),
             lookups,
             claims,
             changes,
@@ -256,8 +260,8 @@ impl Metrics {
     pub(crate) fn probed(&self, id: &NodeId, probed: &Probed) {
         let node = ByNode { node: id.to_string() };
         match probed {
-            Ok((_, latency)) => {
-                self.probe_seconds.get_or_create(&node).set(latency.as_secs_f64());
+            Ok(found) => {
+                self.probe_seconds.get_or_create(&node).set(found.latency.as_secs_f64());
             }
             Err(_) => {
                 self.probe_failures.get_or_create(&node).inc();
@@ -273,6 +277,13 @@ impl Metrics {
 
     /// The metrics as text, with what is true of the nodes and the store right now.
     pub(crate) fn text(&self, nodes: &[NodeReport], store_up: bool, cached: usize) -> String {
+        // One at a time: another would find what was cleared and not yet set again.
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nodes come and go; those that are gone are in no state.
+        self.node_states.clear();
+        for family in [&self.node_sessions, &self.carried, &self.carrying] {
+            family.clear();
+        }
         self.store_up.set(store_up.into());
         self.cached_owners.set(i64::try_from(cached).unwrap_or(i64::MAX));
         for report in nodes {
@@ -296,5 +307,37 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_gone_is_in_no_state() {
+        let report = |id: &str| {
+            let carried = Some(affinity::wire::CarriedReport { sessions: 1, ..Default::default() });
+            let (id, http) = (NodeId::new(id).unwrap(), "127.0.0.1:1".to_owned());
+            NodeReport {
+                id,
+                http,
+                gevent: None,
+                weight: 1,
+                state: NodeState::Active,
+                sessions: 7,
+                probe_ms: None,
+                since_seconds: 0,
+                problem: None,
+                carries: true,
+                carried,
+            }
+        };
+        let metrics = Metrics::new();
+        let both = metrics.text(&[report("a"), report("b")], true, 0);
+        let one = metrics.text(&[report("a")], true, 0);
+        let of = |text: &str, node: &str| text.matches(&format!("node=\"{node}\"")).count();
+        assert_eq!((of(&both, "a"), of(&both, "b")), (6, 6), "{both}");
+        assert_eq!((of(&one, "a"), of(&one, "b")), (6, 0), "{one}");
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
-use affinity::{Node, NodeId, NodeState, membership::MAX_WEIGHT};
+use affinity::{
+    Node, NodeId, NodeState,
+    membership::{MAX_WEIGHT, canonical},
+};
 
 /// Where a node is, without its name: `127.0.0.1:8069,gevent=127.0.0.1:8072,weight=2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +88,11 @@ fn host_port(field: &'static str, text: &str) -> Result<String, InvalidSpec> {
         let bare_colon = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
         !host.is_empty() && !bare_colon && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
-    if valid { Ok(text.to_owned()) } else { Err(InvalidSpec::Address { field, found: text.to_owned() }) }
+    if !valid {
+        return Err(InvalidSpec::Address { field, found: text.to_owned() });
+    }
+    // Of several ways to write an address, one is compared and shown.
+    Ok(text.parse().map_or_else(|_| text.to_owned(), |address| canonical(address).to_string()))
 }
 
 impl NodeSpec {
@@ -121,7 +128,7 @@ impl NodeSpec {
 /// The first address of a host, IPv4 before IPv6 as Envoy's `V4_PREFERRED` has it, the least first so
 /// that every sidecar finds the same.
 async fn resolve(host_port: &str) -> std::io::Result<SocketAddr> {
-    let addresses = tokio::net::lookup_host(host_port).await?;
+    let addresses = tokio::net::lookup_host(host_port).await?.map(canonical);
     addresses.min().ok_or_else(|| std::io::Error::other(format!("{host_port} has no address")))
 }
 
@@ -137,6 +144,8 @@ mod tests {
         let spec: NodeSpec = "a=odoo.example:80".parse().unwrap();
         assert_eq!((spec.gevent, spec.weight), (None, 1));
         assert!("a=[::1]:8069,weight=1000".parse::<NodeSpec>().is_ok());
+        let spec: NodeSpec = "a=[::ffff:127.0.0.1]:8069,gevent=[::FFFF:7f00:1]:8072".parse().unwrap();
+        assert_eq!((spec.http.as_str(), spec.gevent.as_deref()), ("127.0.0.1:8069", Some("127.0.0.1:8072")));
     }
 
     #[test]

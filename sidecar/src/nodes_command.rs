@@ -52,6 +52,9 @@ fn text(reply: &NodesReply) -> String {
         text += &format!("\n{problem}");
         text.extend(remedy.iter().map(|remedy| format!("\n{remedy}")));
     }
+    for difference in &reply.differences {
+        text += &format!("\nsidecars were told of different nodes: {difference}");
+    }
     text
 }
 

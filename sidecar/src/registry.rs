@@ -14,19 +14,35 @@ use affinity::{
 };
 use tokio::sync::watch;
 
+use self::{
+    heard::{HEARTBEAT_PATIENCE, Heard},
+    own::Entry,
+};
 use crate::{
+    lists::{Differences, Told},
     node_spec::NodeSpec,
-    store::{Condition, Registered, Registration, Roster},
+    store::{Condition, Drain, Registration, Roster},
 };
 
-/// A node whose sidecar has not registered it for this long is down.
-const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(5);
+mod heard;
+mod own;
 
 /// A node with fewer sessions is not full, whatever the others have: there is little to share out.
 const NEVER_FULL: u64 = 16;
+/// A sidecar that filters asked this lately is asked by filters: they do so every few seconds.
+const ASKED_LATELY: Duration = Duration::from_secs(60);
 
-/// What a probe found: the node's addresses and how long it took to answer, or what is wrong.
-pub(crate) type Probed = Result<(Node, Duration), String>;
+/// What a probe found, or what is wrong.
+pub(crate) type Probed = Result<Found, String>;
+
+/// A node that answered.
+pub(crate) struct Found {
+    pub(crate) node: Node,
+    /// How long it took.
+    pub(crate) latency: Duration,
+    /// Why its addresses may be old ones.
+    pub(crate) doubt: Option<String>,
+}
 
 /// How many probes in a row change a node's state.
 #[derive(Clone, Copy, Debug)]
@@ -35,49 +51,33 @@ pub(crate) struct Thresholds {
     pub(crate) up_after: u32,
 }
 
-struct Entry {
-    spec: NodeSpec,
-    /// Its addresses when they were last known.
-    node: Option<Node>,
-    state: NodeState,
-    /// Probes in a row that speak against the state.
-    against: u32,
-    /// Whether its probes have ever agreed on its state.
-    settled: bool,
-    latency: Option<Duration>,
-    problem: Option<String>,
-    since: Instant,
-}
-
-/// A node that its own sidecar registers, as the store told of it last.
-struct Remote {
-    registered: Registered,
-    since: Instant,
-}
-
-impl Remote {
-    fn state(&self) -> NodeState {
-        if self.registered.age > HEARTBEAT_PATIENCE { NodeState::Down } else { self.registered.node.state }
-    }
-}
-
 #[derive(Default)]
 struct Nodes {
     /// Those that this sidecar was told of and probes itself.
     own: Vec<Entry>,
-    /// Those that others register.
-    remote: Vec<Remote>,
-    draining: BTreeSet<NodeId>,
+    /// The nodes whose sessions this sidecar carries.
+    carrying: BTreeSet<NodeId>,
+    /// Those that are registered in the store.
+    heard: BTreeMap<NodeId, Heard>,
+    /// When that was read: nobody hears of a store that is gone.
+    heard_at: Option<Instant>,
+    /// What operators last said, as far as it was heard of: a store may lose it.
+    drains: BTreeMap<NodeId, Drain>,
     /// Who has the lease of scheduled jobs.
     cron: Option<LeaseHolder>,
-    /// Those that the sidecar beside them carries sessions of, as it registers them.
-    carried: BTreeMap<NodeId, Registered>,
-    /// When that was read: nobody hears of a store that is gone.
-    heard: Option<Instant>,
     /// Sessions in use on each node, as all sidecars see them.
     loads: HashMap<NodeId, u64>,
     /// Sessions that began through this sidecar since.
     begun: HashMap<NodeId, u64>,
+    /// How this sidecar calls itself to others.
+    identity: Told,
+    /// The node that it registers for others.
+    beside: Option<NodeId>,
+    /// When a filter last asked for nodes.
+    asked_at: Option<Instant>,
+    /// Nodes that are in no membership, and why.
+    left_out: BTreeMap<NodeId, String>,
+    differences: Differences,
 }
 
 /// The nodes: those that this sidecar was told of, and those that others register.
@@ -85,8 +85,6 @@ pub(crate) struct Registry {
     thresholds: Thresholds,
     /// How far beyond its fair share of sessions a node may go: 1 or more.
     bounded_load: f64,
-    /// The nodes whose sessions this sidecar carries.
-    carrying: BTreeSet<NodeId>,
     nodes: Mutex<Nodes>,
     membership: watch::Sender<Arc<Membership>>,
 }
@@ -109,22 +107,12 @@ impl Registry {
             if entries.iter().any(|entry| entry.spec.id == spec.id) {
                 return Err(InvalidMembership::DuplicateId(spec.id));
             }
-            entries.push(Entry {
-                // Known from the start: while its first probes fail, its browsers' home stays known.
-                node: spec.literal(),
-                spec,
-                state: NodeState::Active,
-                against: 0,
-                settled: false,
-                latency: None,
-                problem: None,
-                since: Instant::now(),
-            });
+            entries.push(Entry::new(spec));
         }
         entries.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
-        let nodes = Nodes { own: entries, ..Nodes::default() };
+        let nodes = Nodes { own: entries, carrying, ..Nodes::default() };
         let (nodes, membership) = (Mutex::new(nodes), watch::Sender::default());
-        Ok(Self { thresholds, bounded_load, carrying, nodes, membership })
+        Ok(Self { thresholds, bounded_load, nodes, membership })
     }
 
     pub(crate) fn specs(&self) -> Vec<NodeSpec> {
@@ -147,37 +135,92 @@ impl Registry {
         if let Some(entry) = nodes.own.iter_mut().find(|entry| entry.spec.id == *id) {
             entry.take_in(probed, self.thresholds);
         }
-        self.publish(&nodes);
+        self.publish(&mut nodes);
     }
 
-    /// Takes in what the store knows of nodes, and how many sessions all sidecars see in use.
-    pub(crate) fn take_in(&self, roster: Roster, mut loads: HashMap<NodeId, u64>) {
-        let mut nodes = self.nodes();
-        for (node, count) in roster.loads {
-            *loads.entry(node).or_default() += count;
+    /// Takes in what the store knows of nodes when it is told what this sidecar has to tell. Returns what
+    /// operators said that the store has lost.
+    pub(crate) fn take_in(&self, roster: Roster, own: &Told) -> Vec<(NodeId, Drain)> {
+        let mut guard = self.nodes();
+        let nodes = &mut *guard;
+        let passed = nodes.heard_at.replace(Instant::now()).map_or(Duration::ZERO, |before| before.elapsed());
+        let registered: BTreeSet<&NodeId> = roster.nodes.iter().map(|it| &it.node.id).collect();
+        nodes.differences.take_in(own, &roster.others, &registered);
+        nodes.loads.clone_from(&own.loads);
+        for (node, count) in roster.others.into_iter().flat_map(|other| other.loads) {
+            *nodes.loads.entry(node).or_default() += count;
         }
-        let carried = roster.nodes.iter().filter(|it| it.node.carries);
-        let carried = carried.filter(|it| !self.carrying.contains(&it.node.id));
-        nodes.heard = Some(Instant::now());
-        nodes.carried = carried.map(|it| (it.node.id.clone(), it.clone())).collect();
-        let is_own = |id: &NodeId| nodes.own.iter().any(|entry| entry.spec.id == *id);
-        let mut remote = Vec::new();
-        for registered in roster.nodes.into_iter().filter(|it| !is_own(&it.node.id)) {
-            let before = nodes.remote.iter().find(|it| it.registered.node.id == registered.node.id);
-            let mut now = Remote { registered, since: Instant::now() };
-            if let Some(before) = before.filter(|before| before.state() == now.state()) {
-                now.since = before.since;
-            } else {
-                tracing::info!(node = %now.registered.node.id, "is {}, as its sidecar says", now.state());
-            }
-            remote.push(now);
-        }
-        // Where two claim one address, the one that was heard of last has it: pods inherit addresses.
-        remote.sort_by_key(|it| it.registered.age);
-        (nodes.remote, nodes.draining, nodes.loads) = (remote, roster.draining, loads);
-        nodes.cron = roster.cron;
         nodes.begun.clear();
-        self.publish(&nodes);
+        nodes.cron = roster.cron;
+
+        let states = |nodes: &Nodes| -> BTreeMap<NodeId, NodeState> {
+            nodes.remote().map(|it| (it.registered.node.id.clone(), it.state())).collect()
+        };
+        let before = states(nodes);
+        heard::take_in(&mut nodes.heard, roster.nodes, passed);
+        for (id, state) in states(nodes).into_iter().filter(|(id, state)| before.get(id) != Some(state)) {
+            tracing::info!(node = %id, "is {state}, as its sidecar says");
+        }
+
+        for (id, word) in &roster.drains {
+            nodes.hear_drain(id, *word);
+        }
+        let lost = |(id, word): &(&NodeId, &Drain)| {
+            roster.drains.get(*id).is_none_or(|known| known.said < word.said) && word.draining
+        };
+        let lost = nodes.drains.iter().filter(lost).map(|(id, word)| (id.clone(), *word)).collect();
+        self.publish(nodes);
+        lost
+    }
+
+    /// Takes in what an operator just said, before the store is read again.
+    pub(crate) fn hear_drain(&self, id: &NodeId, word: Drain) {
+        let mut nodes = self.nodes();
+        nodes.hear_drain(id, word);
+        self.publish(&mut nodes);
+    }
+
+    /// When an operator who speaks now speaks: after all that was heard of.
+    pub(crate) fn next_word(&self, id: &NodeId, draining: bool, now: u64) -> Drain {
+        let before = self.nodes().drains.get(id).map_or(0, |word| word.said);
+        Drain { draining, said: now.max(before.saturating_add(1)) }
+    }
+
+    /// Takes in how this sidecar calls itself, and which node it registers.
+    pub(crate) fn introduce(&self, identity: Told, beside: Option<NodeId>) {
+        let mut nodes = self.nodes();
+        (nodes.identity, nodes.beside) = (identity, beside);
+    }
+
+    /// What this sidecar tells the others, given the sessions in use that it sees.
+    pub(crate) fn told(&self, loads: HashMap<NodeId, u64>) -> Told {
+        let nodes = self.nodes();
+        let registers = |id: &NodeId| nodes.beside.as_ref() == Some(id);
+        let listed = nodes.own.iter().map(|it| (it.spec.id.clone(), it.listed(registers(&it.spec.id))));
+        Told {
+            asked: nodes.asked_at.is_some_and(|when| when.elapsed() < ASKED_LATELY),
+            nodes: listed.collect(),
+            loads,
+            ..nodes.identity.clone()
+        }
+    }
+
+    /// Notes that a filter asks for the nodes.
+    pub(crate) fn is_asked(&self) {
+        self.nodes().asked_at = Some(Instant::now());
+    }
+
+    /// In what the sidecars' lists of nodes differ.
+    pub(crate) fn differences(&self) -> Vec<String> {
+        self.nodes().differences.lines()
+    }
+
+    /// Whether there is a node of this name; none if the store was not heard yet, and may know it.
+    pub(crate) fn knows(&self, name: &str) -> Option<bool> {
+        let nodes = self.nodes();
+        let is_known = nodes.own.iter().any(|entry| entry.spec.id.as_str() == name)
+            || nodes.heard.keys().any(|id| id.as_str() == name);
+        if is_known { Some(true) } else { nodes.heard_at.map(|_| false) }
     }
 
     /// What the store is to know of a node that this sidecar probes, once a probe has succeeded.
@@ -185,8 +228,8 @@ impl Registry {
         let nodes = self.nodes();
         let entry = nodes.own.iter().find(|entry| entry.spec.id == *id)?;
         let (node, latency) = (entry.node.as_ref()?, entry.latency?);
-        let node = Node { state: entry.state, carries: self.carrying.contains(id), ..node.clone() };
-        let problem = entry.problem.clone().filter(|_| entry.state == NodeState::Down);
+        let node = Node { state: entry.state, carries: nodes.carrying.contains(id), ..node.clone() };
+        let problem = entry.problem();
         let condition = Condition { probe_ms: latency.as_secs_f64() * 1_000.0, carried, problem };
         Some(Registration { node, condition })
     }
@@ -202,7 +245,7 @@ impl Registry {
         let present = self.membership.borrow().clone();
         let full = present.nodes().iter().map(|node| node.full);
         if !full.eq(nodes.full(&present, self.bounded_load)) {
-            self.publish(&nodes);
+            self.publish(&mut nodes);
         }
     }
 
@@ -210,25 +253,28 @@ impl Registry {
     pub(crate) fn reports(&self) -> Vec<NodeReport> {
         let nodes = self.nodes();
         let sessions = |id: &NodeId| nodes.loads.get(id).copied().unwrap_or_default();
-        let own = nodes.own.iter().map(|entry| NodeReport {
-            id: entry.spec.id.clone(),
-            http: entry.spec.http.clone(),
-            gevent: entry.spec.gevent.clone(),
-            weight: entry.spec.weight,
-            state: nodes.state(&entry.spec.id, entry.state),
-            sessions: sessions(&entry.spec.id),
-            probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
-            since_seconds: entry.since.elapsed().as_secs(),
-            problem: entry
-                .problem
-                .clone()
-                .or_else(|| nodes.given_up(&entry.spec.id)?.condition.problem.clone()),
-            carries: self.carrying.contains(&entry.spec.id) || nodes.carried.contains_key(&entry.spec.id),
-            carried: nodes.carried.get(&entry.spec.id).and_then(|it| it.condition.carried),
+        let left_out = |id: &NodeId| nodes.left_out.get(id).cloned();
+        let own = nodes.own.iter().map(|entry| {
+            let id = &entry.spec.id;
+            let given_up = || nodes.given_up(id)?.registered.condition.problem.clone();
+            NodeReport {
+                id: id.clone(),
+                http: entry.spec.http.clone(),
+                gevent: entry.spec.gevent.clone(),
+                weight: entry.spec.weight,
+                state: nodes.state(id, entry.state),
+                sessions: sessions(id),
+                probe_ms: entry.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
+                since_seconds: entry.since.elapsed().as_secs(),
+                problem: left_out(id).or_else(|| entry.problem()).or_else(given_up),
+                carries: nodes.carrying.contains(id) || nodes.carried(id).is_some(),
+                carried: nodes.carried(id).and_then(|it| it.registered.condition.carried),
+            }
         });
-        let remote = nodes.remote.iter().map(|it| {
-            let (node, age) = (&it.registered.node, it.registered.age);
-            let silent = age > HEARTBEAT_PATIENCE;
+        let remote = nodes.remote().map(|it| {
+            let node = &it.registered.node;
+            let silent = || format!("its sidecar was last heard of {} s ago", it.silent.as_secs());
+            let said = || it.registered.condition.problem.clone();
             NodeReport {
                 id: node.id.clone(),
                 http: node.http.to_string(),
@@ -240,11 +286,7 @@ impl Registry {
                 since_seconds: it.since.elapsed().as_secs(),
                 carries: node.carries,
                 carried: it.registered.condition.carried,
-                problem: if silent {
-                    Some(format!("its sidecar was last heard of {} s ago", age.as_secs()))
-                } else {
-                    it.registered.condition.problem.clone()
-                },
+                problem: if it.is_silent() { Some(silent()) } else { left_out(&node.id).or_else(said) },
             }
         });
         let mut reports: Vec<NodeReport> = own.chain(remote).collect();
@@ -257,11 +299,13 @@ impl Registry {
         self.nodes().cron.clone()
     }
 
-    fn publish(&self, nodes: &Nodes) {
-        match nodes
-            .membership(&self.carrying)
-            .and_then(|members| nodes.with_full(&members, self.bounded_load))
-        {
+    fn publish(&self, nodes: &mut Nodes) {
+        let (members, left_out) = nodes.membership();
+        for (id, error) in left_out.iter().filter(|(id, _)| !nodes.left_out.contains_key(*id)) {
+            tracing::warn!(node = %id, "is left out: {error}");
+        }
+        nodes.left_out = left_out;
+        match nodes.with_full(&members, self.bounded_load) {
             Ok(next) => {
                 self.membership.send_if_modified(|present| {
                     let differs = **present != next;
@@ -281,21 +325,39 @@ impl Registry {
 }
 
 impl Nodes {
+    /// Those that others register and this sidecar was not told of.
+    fn remote(&self) -> impl Iterator<Item = &Heard> {
+        let is_own = |id: &NodeId| self.own.iter().any(|entry| entry.spec.id == *id);
+        self.heard.iter().filter(move |(id, _)| !is_own(id)).map(|(_, it)| it)
+    }
+
+    /// What is registered of a node that the sidecar beside it carries sessions of.
+    fn carried(&self, id: &NodeId) -> Option<&Heard> {
+        self.heard.get(id).filter(|it| it.registered.node.carries && !self.carrying.contains(id))
+    }
+
     /// What is registered of a node that the sidecar beside it takes for down. It sees more than a probe
     /// from elsewhere: a disk that is full, for one.
-    fn given_up(&self, id: &NodeId) -> Option<&Registered> {
-        let silent = self.heard.map_or(Duration::ZERO, |heard| heard.elapsed());
-        let down =
-            |it: &&Registered| it.node.state == NodeState::Down && it.age + silent <= HEARTBEAT_PATIENCE;
-        self.carried.get(id).filter(down)
+    fn given_up(&self, id: &NodeId) -> Option<&Heard> {
+        let unheard = self.heard_at.map_or(Duration::ZERO, |heard| heard.elapsed());
+        self.carried(id).filter(|it| {
+            it.registered.node.state == NodeState::Down && it.silent + unheard <= HEARTBEAT_PATIENCE
+        })
     }
 
     /// A node's state, if it is neither drained nor given up.
     fn state(&self, id: &NodeId, state: NodeState) -> NodeState {
         match state {
             _ if self.given_up(id).is_some() => NodeState::Down,
-            NodeState::Active if self.draining.contains(id) => NodeState::Draining,
+            NodeState::Active if self.drains.get(id).is_some_and(|word| word.draining) => NodeState::Draining,
             state => state,
+        }
+    }
+
+    /// Takes in what an operator said, unless something later is known.
+    fn hear_drain(&mut self, id: &NodeId, word: Drain) {
+        if self.drains.get(id).is_none_or(|known| known.said < word.said) {
+            self.drains.insert(id.clone(), word);
         }
     }
 
@@ -323,55 +385,30 @@ impl Nodes {
         })
     }
 
-    fn membership(&self, carrying: &BTreeSet<NodeId>) -> Result<Membership, InvalidMembership> {
-        let own = self.own.iter().filter_map(|entry| {
+    /// The membership, and who is not in it: where two have one address, it belongs to the one that was seen
+    /// there last, for containers inherit addresses.
+    fn membership(&self) -> (Membership, BTreeMap<NodeId, String>) {
+        let mut own: Vec<&Entry> = self.own.iter().collect();
+        own.sort_by_key(|entry| entry.is_doubted);
+        let own = own.into_iter().filter_map(|entry| {
             let node = entry.node.as_ref()?;
-            let carries = carrying.contains(&node.id) || self.carried.contains_key(&node.id);
+            let carries = self.carrying.contains(&node.id) || self.carried(&node.id).is_some();
             Some(Node { state: self.state(&node.id, entry.state), carries, ..node.clone() })
         });
-        let mut list: Vec<Node> = own.collect();
-        let mut membership = Membership::new(list.clone())?;
-        for it in &self.remote {
+        let mut remote: Vec<&Heard> = self.remote().collect();
+        remote.sort_by_key(|it| it.silent > heard::MOST_AT_ONCE);
+        let remote = remote.into_iter().map(|it| {
             let node = &it.registered.node;
-            list.push(Node { state: self.state(&node.id, it.state()), ..node.clone() });
-            match Membership::new(list.clone()) {
-                Ok(larger) => membership = larger,
-                Err(error) => {
-                    tracing::warn!("a node is left out: {error}");
-                    list.pop();
-                }
+            Node { state: self.state(&node.id, it.state()), ..node.clone() }
+        });
+        let (mut membership, mut left_out) = (Membership::default(), BTreeMap::new());
+        for node in own.chain(remote) {
+            let id = node.id.clone();
+            if let Err(error) = membership.add(node) {
+                left_out.insert(id, error.to_string());
             }
         }
-        Ok(membership)
-    }
-}
-
-impl Entry {
-    fn take_in(&mut self, probed: Probed, thresholds: Thresholds) {
-        let (wanted, needed) = match probed {
-            Ok((node, latency)) => {
-                (self.node, self.latency, self.problem) = (Some(node), Some(latency), None);
-                (NodeState::Active, thresholds.up_after)
-            }
-            Err(problem) => {
-                self.problem = Some(problem);
-                (NodeState::Down, thresholds.down_after)
-            }
-        };
-        if wanted == self.state {
-            (self.against, self.settled) = (0, true);
-        } else {
-            self.against += 1;
-            // From the start: a busy machine may miss the first probe, and its browsers must not move.
-            if self.against >= needed {
-                (self.state, self.against, self.since) = (wanted, 0, Instant::now());
-                self.settled = true;
-                match &self.problem {
-                    Some(problem) => tracing::warn!(node = %self.spec.id, "is down: {problem}"),
-                    None => tracing::info!(node = %self.spec.id, "is active"),
-                }
-            }
-        }
+        (membership, left_out)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     directory::Directory,
     door::{self, Places},
     foreign, heartbeat,
+    lists::Told,
     metrics::Metrics,
     node_spec::NodeSpec,
     orm_cache::{self, OrmCache},
@@ -180,7 +181,10 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
         tokio::spawn(Arc::clone(&cache).follow());
         tokio::spawn(orm_cache::serve(listener, cache, bounds.cache_connections));
     }
-    heartbeat::start(&directory, &registry, &shared.carriers, beside.map(|spec| spec.id));
+    let told = Told::of(&options.listen.first().map(ToString::to_string).unwrap_or_default());
+    let beside = beside.map(|spec| spec.id);
+    registry.introduce(told, beside.clone());
+    heartbeat::start(&directory, &registry, &shared.carriers, beside);
     tokio::spawn(async move { directory.follow().await });
     probe::start(&registry, probe, &options.sessions, &metrics);
 

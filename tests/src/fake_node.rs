@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
 };
 
-/// A node with its answers written down. After the last it answers that again and again.
+/// A node with its answers written down; 200 as Odoo's `/web/health` gives it. After the last it answers that again and again.
 pub struct FakeNode {
     /// Where it answers.
     pub address: SocketAddr,
@@ -28,6 +28,14 @@ impl FakeNode {
     /// # Errors
     /// If it cannot listen.
     pub async fn start(statuses: &[u16]) -> Result<Self> {
+        Self::saying(statuses, r#"{"status": "pass"}"#).await
+    }
+
+    /// Starts another server, which says something else with each 200.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub async fn saying(statuses: &[u16], body: &'static str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (answered, statuses) = (Arc::new(AtomicUsize::new(0)), statuses.to_vec());
@@ -39,7 +47,11 @@ impl FakeNode {
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await? > 0 {}
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 let status = statuses.get(number).or(statuses.last()).context("no status")?;
-                let answer = format!("HTTP/1.1 {status} \r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let body = if *status == 200 { body } else { "" };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status} \r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
                 stream.write_all(answer.as_bytes()).await?;
             }
         });

@@ -1,6 +1,7 @@
 //! The registry by itself.
 
 use super::*;
+use crate::store::Registered;
 
 fn registry() -> Registry {
     let specs = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|spec| spec.parse().unwrap());
@@ -10,7 +11,7 @@ fn registry() -> Registry {
 async fn good(registry: &Registry, id: &str) -> (NodeId, Probed) {
     let spec = registry.specs().into_iter().find(|spec| spec.id.as_str() == id).unwrap();
     let node = spec.resolve(NodeState::Active).await.unwrap();
-    (spec.id, Ok((node, Duration::from_millis(3))))
+    (spec.id, Ok(Found { node, latency: Duration::from_millis(3), doubt: None }))
 }
 
 fn states(registry: &Registry) -> Vec<NodeState> {
@@ -64,7 +65,12 @@ fn registered(id: &str, address: &str, age: Duration) -> Registered {
         full: false,
         carries: false,
     };
-    Registered { node, condition: Condition { probe_ms: 1.0, ..Condition::default() }, age }
+    let condition = Condition { probe_ms: 1.0, ..Condition::default() };
+    Registered { node, condition, beat: rand::random(), age }
+}
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
 }
 
 #[tokio::test]
@@ -73,8 +79,8 @@ async fn nodes_that_others_register_join_move_and_go_silent() {
     let own = good(&registry, "a").await;
     registry.report(&own.0, own.1);
     let take_in = |nodes: Vec<Registered>, draining: &[&str]| {
-        let draining = draining.iter().map(|id| NodeId::new(*id).unwrap()).collect();
-        registry.take_in(Roster { nodes, draining, ..Roster::default() }, HashMap::new());
+        let drains = draining.iter().map(|name| (id(name), Drain { draining: true, said: 1 })).collect();
+        registry.take_in(Roster { nodes, drains, ..Roster::default() }, &Told::default());
         let membership = registry.membership().borrow().clone();
         let nodes = membership.nodes().iter();
         nodes.map(|node| format!("{} {} {}", node.id, node.http, node.state)).collect::<Vec<_>>()
@@ -85,27 +91,80 @@ async fn nodes_that_others_register_join_move_and_go_silent() {
         take_in(vec![registered("c", "10.0.0.3:8069", second)], &[]),
         [a, b, "c 10.0.0.3:8069 active"]
     );
-    assert_eq!(
-        take_in(vec![registered("c", "10.0.0.4:8069", second)], &[]),
-        [a, b, "c 10.0.0.4:8069 active"]
-    );
-    let silent = registered("c", "10.0.0.4:8069", second * 6);
-    assert_eq!(
-        take_in(vec![silent.clone()], &["b", "c"]),
-        [a, "b 127.0.0.1:2 draining", "c 10.0.0.4:8069 down"]
-    );
+    let c = "c 10.0.0.4:8069 active";
+    assert_eq!(take_in(vec![registered("c", "10.0.0.4:8069", second)], &[]), [a, b, c]);
+    let silent = registered("d", "10.0.0.5:8069", second * 6);
+    let b = "b 127.0.0.1:2 draining";
+    assert_eq!(take_in(vec![silent], &["b", "d"]), [a, b, c, "d 10.0.0.5:8069 down"]);
     // Another inherits its address, and one claims ours.
-    let heir = registered("d", "10.0.0.4:8069", second);
-    let thief = registered("e", "127.0.0.1:1", second);
-    assert_eq!(take_in(vec![silent, heir, thief], &[]), [a, b, "d 10.0.0.4:8069 active"]);
+    let heir = registered("e", "10.0.0.5:8069", second);
+    let thief = registered("f", "127.0.0.1:1", second);
+    assert_eq!(take_in(vec![heir, thief], &[]), [a, b, c, "e 10.0.0.5:8069 active"]);
+    let problem = |name: &str| {
+        let reports = registry.reports();
+        reports.into_iter().find(|report| report.id.as_str() == name).and_then(|report| report.problem)
+    };
+    assert_eq!(problem("d").as_deref(), Some("its sidecar was last heard of 6 s ago"));
+    assert_eq!(problem("f").as_deref(), Some("nodes a and f have the same address 127.0.0.1:1"));
     // A node that this sidecar probes is not believed to be elsewhere.
-    assert_eq!(take_in(vec![registered("a", "10.0.0.1:1", second)], &[]), [a, b]);
+    let elsewhere = registered("a", "10.0.0.1:1", second);
+    assert_eq!(take_in(vec![elsewhere], &[])[..2], [a, b]);
     // But down, if the sidecar that carries its sessions says so: its disk may be full.
-    for (age, state) in [(second, "down"), (second * 6, "active")] {
-        let mut full = registered("a", "127.0.0.1:1", age);
-        (full.node.state, full.node.carries) = (NodeState::Down, true);
-        assert_eq!(take_in(vec![full], &[]), [format!("a 127.0.0.1:1 {state}"), b.to_owned()]);
-    }
+    let mut full = registered("a", "127.0.0.1:1", second);
+    (full.node.state, full.node.carries) = (NodeState::Down, true);
+    assert_eq!(take_in(vec![full], &[])[..2], ["a 127.0.0.1:1 down", b]);
+    assert_eq!(registry.knows("c"), Some(true));
+    assert_eq!((registry.knows("z"), registry.knows("\u{1b}")), (Some(false), Some(false)));
+}
+
+#[test]
+fn what_an_operator_said_last_holds_whatever_the_store_has() {
+    let registry = registry();
+    assert_eq!(registry.knows("z"), None, "nobody has heard of the store yet");
+    let word = |draining, said| Drain { draining, said };
+    let take_in = |of_b: Option<Drain>| {
+        let drains = of_b.map(|word| (id("b"), word)).into_iter().collect();
+        let lost = registry.take_in(Roster { drains, ..Roster::default() }, &Told::default());
+        let state = registry.reports()[1].state;
+        (lost, state)
+    };
+    assert_eq!(take_in(None), (vec![], NodeState::Active));
+    // Said here, and lost before it was ever read.
+    registry.hear_drain(&id("b"), word(true, 10));
+    assert_eq!(take_in(None), (vec![(id("b"), word(true, 10))], NodeState::Draining));
+    assert_eq!(take_in(Some(word(false, 5))).0, [(id("b"), word(true, 10))], "a store of before");
+    assert_eq!(take_in(Some(word(true, 10))), (vec![], NodeState::Draining));
+    // Undrained elsewhere, later.
+    assert_eq!(take_in(Some(word(false, 11))), (vec![], NodeState::Active));
+    assert_eq!(take_in(Some(word(true, 10))), (vec![], NodeState::Active), "a store of before");
+    assert_eq!(take_in(None), (vec![], NodeState::Active), "nothing is to be put back");
+    // The next word is later than all that was heard, however clocks go.
+    assert_eq!(registry.next_word(&id("b"), true, 7), word(true, 12));
+    assert_eq!(registry.next_word(&id("b"), true, 700), word(true, 700));
+}
+
+#[tokio::test]
+async fn a_name_that_fails_for_long_is_told_and_gives_its_address_to_who_is_found_there() {
+    let registry = registry();
+    let probe = async |name: &str, address: &str, doubted: bool| {
+        let (id, probed) = good(&registry, name).await;
+        let doubt = doubted.then(|| "nobody knows its name".to_owned());
+        let http = address.parse().unwrap();
+        registry.report(&id, probed.map(|found| Found { node: Node { http, ..found.node }, doubt, ..found }));
+    };
+    probe("b", "127.0.0.1:2", false).await;
+    probe("a", "127.0.0.1:1", true).await;
+    assert_eq!(registry.reports()[0].problem, None, "once is an accident");
+    probe("a", "127.0.0.1:1", true).await;
+    let report = registry.reports().remove(0);
+    assert_eq!((report.state, report.problem.as_deref()), (NodeState::Active, Some("nobody knows its name")));
+    probe("b", "127.0.0.1:1", false).await;
+    let members = registry.membership().borrow().clone();
+    assert_eq!(members.nodes().iter().map(|node| node.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(registry.reports()[0].problem.as_ref().is_some_and(|problem| problem.contains("same address")));
+    probe("a", "127.0.0.1:3", false).await;
+    assert_eq!(registry.reports()[0].problem, None);
+    assert_eq!(states(&registry), [NodeState::Active, NodeState::Active]);
 }
 
 #[tokio::test]
@@ -121,8 +180,10 @@ async fn a_node_with_too_many_sessions_is_full() {
     };
     let [a, b] = ["a", "b"].map(|id| NodeId::new(id).unwrap());
     let counted = |here: u64, there: u64| {
-        let roster = Roster { loads: HashMap::from([(a.clone(), there)]), ..Roster::default() };
-        registry.take_in(roster, HashMap::from([(a.clone(), here), (b.clone(), 60)]));
+        let told = |loads: HashMap<NodeId, u64>| Told { loads, ..Told::default() };
+        let others = vec![told(HashMap::from([(a.clone(), there)]))];
+        let own = told(HashMap::from([(a.clone(), here), (b.clone(), 60)]));
+        registry.take_in(Roster { others, ..Roster::default() }, &own);
     };
     counted(50, 10);
     assert_eq!(full(), [false, false]);
@@ -134,7 +195,8 @@ async fn a_node_with_too_many_sessions_is_full() {
     assert_eq!(full(), [false, false]);
     registry.begun(&a);
     assert_eq!(full(), [true, false]);
-    registry.take_in(Roster::default(), HashMap::from([(a.clone(), 15)]));
+    let own = Told { loads: HashMap::from([(a.clone(), 15)]), ..Told::default() };
+    registry.take_in(Roster::default(), &own);
     assert_eq!(full(), [false, false], "there is little to share out");
 }
 

@@ -154,7 +154,7 @@ pub(crate) async fn may_take_over(
         return Ok(true);
     }
     let owner = store.owner(claim.key).await?;
-    Ok(owner.is_none_or(|owner| owner.node == claim.node || !is_up(membership, &owner.node)))
+    Ok(owner.is_none_or(|owner| owner.node == claim.node || is_lost(membership, &owner.node)))
 }
 
 /// Waits until something holds for a session's copy. `absent`: what is to be thought of a session that
@@ -185,6 +185,11 @@ async fn holds(
 
 fn is_up(membership: &Membership, id: &NodeId) -> bool {
     membership.nodes().iter().any(|node| node.id == *id && node.state != NodeState::Down)
+}
+
+/// Whether a node is down or gone. Where no node is up, nobody knows.
+fn is_lost(membership: &Membership, id: &NodeId) -> bool {
+    !is_up(membership, id) && membership.nodes().iter().any(|node| node.state != NodeState::Down)
 }
 
 fn carries(membership: &Membership, id: &NodeId) -> bool {

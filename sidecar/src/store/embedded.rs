@@ -17,12 +17,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::writer::{Answer, Write, Writer, now};
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, Lifetimes, News,
-    Page, Publication, Published, Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, Drain, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, Lifetimes,
+    News, Page, Publication, Published, Registered, Registration, Roster, Store, StoreError,
     lease::Lease,
     records::{self, find},
 };
-use crate::private;
+use crate::{lists::Told, private};
 
 mod files;
 mod writer;
@@ -49,6 +49,7 @@ pub(crate) struct Embedded {
     nodes: Mutex<HashMap<NodeId, (Registration, Instant)>>,
     lease: Mutex<Lease>,
     lifetimes: Lifetimes,
+    opened: Instant,
 }
 
 /// Why the store's file cannot be used.
@@ -89,6 +90,7 @@ impl Embedded {
             nodes: Mutex::default(),
             lease: Mutex::new(Lease::new(Instant::now())),
             lifetimes,
+            opened: Instant::now(),
         };
         let writer = Writer {
             database: Arc::clone(&store.database),
@@ -147,28 +149,35 @@ impl Store for Embedded {
         Ok(())
     }
 
-    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
+    async fn set_draining(&self, node: &NodeId, word: Drain) -> Result<Drain, StoreError> {
         let (database, node) = (Arc::clone(&self.database), node.clone());
-        let set = tokio::task::spawn_blocking(move || records::set_draining(&database, &node, draining));
-        if set.await.map_err(unreachable)?.map_err(unreachable)? {
+        let set = tokio::task::spawn_blocking(move || records::set_draining(&database, &node, word));
+        let (word, is_news) = set.await.map_err(unreachable)?.map_err(unreachable)?;
+        if is_news {
             self.tell(Event::Nodes);
         }
-        Ok(())
+        Ok(word)
     }
 
-    async fn roster(&self, _own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
-        let draining = records::draining(&self.database).map_err(unreachable)?;
+    async fn restore_drain(&self, _node: &NodeId, _word: Drain) -> Result<bool, StoreError> {
+        // It is on disk before anybody hears of it.
+        Ok(false)
+    }
+
+    async fn roster(&self, _own: &Told) -> Result<Roster, StoreError> {
+        let drains = records::drains(&self.database).map_err(unreachable)?;
         let mut nodes = self.nodes();
         nodes.retain(|_, (_, beat)| beat.elapsed() < FORGOTTEN_AFTER);
         let registered = |(registration, beat): &(Registration, Instant)| Registered {
             node: registration.node.clone(),
             condition: registration.condition.clone(),
+            beat: u64::try_from(beat.duration_since(self.opened).as_millis()).unwrap_or(u64::MAX),
             age: beat.elapsed(),
         };
         Ok(Roster {
             nodes: nodes.values().map(registered).collect(),
-            draining,
-            loads: HashMap::new(),
+            drains,
+            others: Vec::new(),
             cron: self.lease().holder(Instant::now()),
         })
     }

@@ -1,9 +1,6 @@
 //! Where the directory is kept.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use affinity::{
     Node, NodeId, SessionKey,
@@ -14,6 +11,8 @@ use affinity::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use crate::lists::Told;
 
 mod copies;
 mod embedded;
@@ -31,9 +30,9 @@ pub(crate) use files::{FileRecord, FilesPage, FilesPlace};
 pub(crate) use redis::{Access, Found, InvalidUrl, Redis, ValueEvent, Values};
 
 /// How long a node that no longer registers is remembered, as `down`.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// How old the loads that another sidecar sees may be.
-const LOAD_AGE: Duration = Duration::from_secs(10);
+pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+/// How old may be what another sidecar told.
+const TOLD_AGE: Duration = Duration::from_secs(10);
 
 /// How long a session's owner is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +107,7 @@ pub(crate) struct Condition {
     pub(crate) probe_ms: f64,
     /// How it stands with its sessions, if its sidecar carries them.
     pub(crate) carried: Option<CarriedReport>,
-    /// Why it is down, if it is.
+    /// What is wrong with it, if anything.
     pub(crate) problem: Option<String>,
 }
 
@@ -117,17 +116,28 @@ pub(crate) struct Condition {
 pub(crate) struct Registered {
     pub(crate) node: Node,
     pub(crate) condition: Condition,
-    /// Since its sidecar last registered it, by the store's clock.
+    /// When that was: another number each time.
+    pub(crate) beat: u64,
+    /// Since then, by the store's clock.
     pub(crate) age: Duration,
+}
+
+/// What an operator last said of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Drain {
+    /// Whether new sessions are to be kept away from it.
+    pub(crate) draining: bool,
+    /// When that was, in milliseconds since 1970; later than all that was said of the node before.
+    pub(crate) said: u64,
 }
 
 /// What the store knows of nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Roster {
     pub(crate) nodes: Vec<Registered>,
-    pub(crate) draining: BTreeSet<NodeId>,
-    /// The sessions in use on each node as other sidecars see them.
-    pub(crate) loads: HashMap<NodeId, u64>,
+    pub(crate) drains: BTreeMap<NodeId, Drain>,
+    /// What the other sidecars tell.
+    pub(crate) others: Vec<Told>,
     /// Who has the lease of scheduled jobs.
     pub(crate) cron: Option<LeaseHolder>,
 }
@@ -167,11 +177,15 @@ pub(crate) trait Store: Send + Sync + std::fmt::Debug {
     /// Registers a node, for a while.
     async fn register(&self, registration: &Registration) -> Result<(), StoreError>;
 
-    /// Keeps new sessions away from a node, or no longer.
-    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError>;
+    /// Notes what an operator says of a node, later than anything that was said before; returns that.
+    async fn set_draining(&self, node: &NodeId, word: Drain) -> Result<Drain, StoreError>;
 
-    /// What is known of nodes; tells others the sessions in use that this sidecar sees.
-    async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError>;
+    /// Puts back what an operator said of a node, unless the store knows of something as late. Returns whether
+    /// it was put back.
+    async fn restore_drain(&self, node: &NodeId, word: Drain) -> Result<bool, StoreError>;
+
+    /// What is known of nodes; tells the other sidecars what this one has to tell.
+    async fn roster(&self, own: &Told) -> Result<Roster, StoreError>;
 
     /// Gives the lease of scheduled jobs to who asks, if nobody else has it, or takes it back. A store that
     /// has not remembered anything for as long as a lease lasts gives it only to who has it: it may have

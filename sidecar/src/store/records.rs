@@ -1,6 +1,6 @@
 //! The embedded store's tables.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use affinity::{NodeId, SessionKey, wire::Owner};
 use redb::{
@@ -8,15 +8,15 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Copy, Listed};
+use super::{Copy, Drain, Listed};
 
 /// Session key to [`Record`], in postcard's encoding.
 const OWNERS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("owners");
 /// When a record expires, in seconds since 1970, and which.
 const EXPIRIES: TableDefinition<'_, (u64, [u8; 16]), ()> = TableDefinition::new("expiries");
 
-/// The nodes that are drained.
-const DRAINING: TableDefinition<'_, &str, ()> = TableDefinition::new("draining");
+/// What operators last said of nodes: whether they are drained, and when that was said.
+const DRAINS: TableDefinition<'_, &str, (bool, u64)> = TableDefinition::new("drains");
 
 /// Session key to [`Copy`], for as long as it has an owner.
 const COPIES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("copies");
@@ -140,27 +140,31 @@ pub(super) fn list(
 pub(super) fn make(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     drop(Records::open(&transaction)?);
-    transaction.open_table(DRAINING)?;
+    transaction.open_table(DRAINS)?;
     Ok(transaction.commit()?)
 }
 
-/// The nodes that are drained.
-pub(super) fn draining(database: &Database) -> Result<BTreeSet<NodeId>, Error> {
-    let mut nodes = BTreeSet::new();
-    for entry in database.begin_read()?.open_table(DRAINING)?.iter()? {
-        nodes.extend(NodeId::new(entry?.0.value()).ok());
+/// What operators said of nodes.
+pub(super) fn drains(database: &Database) -> Result<BTreeMap<NodeId, Drain>, Error> {
+    let mut nodes = BTreeMap::new();
+    for entry in database.begin_read()?.open_table(DRAINS)?.iter()? {
+        let (name, word) = entry?;
+        let (draining, said) = word.value();
+        nodes.extend(NodeId::new(name.value()).ok().map(|id| (id, Drain { draining, said })));
     }
     Ok(nodes)
 }
 
-/// Marks a node as drained, or no longer; whether that is news.
-pub(super) fn set_draining(database: &Database, node: &NodeId, draining: bool) -> Result<bool, Error> {
+/// Notes what an operator says, later than what was said before; returns that, and whether it is news.
+pub(super) fn set_draining(database: &Database, node: &NodeId, word: Drain) -> Result<(Drain, bool), Error> {
     let transaction = database.begin_write()?;
-    let before = {
-        let mut table = transaction.open_table(DRAINING)?;
-        let before = if draining { table.insert(node.as_str(), ())? } else { table.remove(node.as_str())? };
-        before.is_some()
+    let (word, is_news) = {
+        let mut table = transaction.open_table(DRAINS)?;
+        let before = table.get(node.as_str())?.map(|word| word.value());
+        let said = before.map_or(word.said, |(_, said)| word.said.max(said.saturating_add(1)));
+        table.insert(node.as_str(), (word.draining, said))?;
+        (Drain { said, ..word }, before.is_some_and(|(draining, _)| draining) != word.draining)
     };
     transaction.commit()?;
-    Ok(before != draining)
+    Ok((word, is_news))
 }

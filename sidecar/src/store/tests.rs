@@ -1,6 +1,6 @@
 //! One body of tests over every store; what only one of them has is tested beside it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use affinity::wire;
 use tempfile::TempDir;
@@ -350,7 +350,7 @@ async fn nodes_register_and_are_drained(opened: Opened) {
     };
     let carried = CarriedReport { sessions: 3, waiting: 1, looked_at: 2, of: 9, complete: false };
     let condition = |probe_ms| Condition { probe_ms, carried: Some(carried), problem: Some("a b".into()) };
-    let own = HashMap::from([(NodeId::new("a").unwrap(), 7)]);
+    let own = Told { name: "other".into(), ..Told::default() };
     let roster = async || opened.other.roster(&own).await.unwrap();
     assert_eq!(roster().await, Roster::default());
     let here = node("127.0.0.1:1", affinity::NodeState::Active);
@@ -372,10 +372,18 @@ async fn nodes_register_and_are_drained(opened: Opened) {
     assert!(found[0].age < Duration::from_secs(3), "{:?}", found[0].age);
 
     let id = NodeId::new("a").unwrap();
-    for draining in [true, true, false] {
-        opened.one.set_draining(&id, draining).await.unwrap();
-        assert_eq!(roster().await.draining.contains(&id), draining);
+    let word = |draining, said| Drain { draining, said };
+    for (new, expected) in [
+        (word(true, 100), word(true, 100)),
+        (word(true, 200), word(true, 200)),
+        // Who speaks last is heard, whatever the clocks say.
+        (word(false, 150), word(false, 201)),
+    ] {
+        assert_eq!(opened.one.set_draining(&id, new).await.unwrap(), expected);
+        assert_eq!(roster().await.drains, BTreeMap::from([(id.clone(), expected)]));
     }
+    // What was said before that is not put back.
+    assert!(!opened.one.restore_drain(&id, word(true, 200)).await.unwrap());
     assert_eq!((next(&mut events).await, next(&mut events).await), (Event::Nodes, Event::Nodes));
     opened.one.claim(claim("s", "a", 1)).await.unwrap();
     assert_eq!(next(&mut events).await, moved("s", "a", 2), "nothing else is told");

@@ -22,6 +22,7 @@ use harness::{
     cable::Cable,
     crowd::Crowd,
     envoy::{Bootstrap, Endpoint, Envoy},
+    fake_node::FakeNode,
     person::Person,
     process::{Process, free_port, wait_until},
     program,
@@ -34,6 +35,7 @@ use hyper::{Request, body::Bytes};
 mod crawler;
 mod failures;
 mod model;
+mod nodes;
 
 /// One test at a time has thousands of browsers.
 static CROWDED: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

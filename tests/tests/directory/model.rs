@@ -2,6 +2,8 @@
 //! records expire, cables to Redis are cut and sidecars are killed. Whatever anybody is told must fit
 //! together.
 
+use std::collections::HashMap;
+
 use affinity::wire::{ClaimReply, MoveReply, Owner, OwnerReply, Sessions};
 use harness::{
     browser::{Answer, Connections},
@@ -212,11 +214,11 @@ impl Sidecars {
 
     /// How long it takes until every sidecar says of sessions and nodes what Redis does.
     async fn agree(&self, redis: &mut redis::aio::MultiplexedConnection) -> Result<Duration> {
-        let draining: Vec<String> =
-            redis::cmd("SMEMBERS").arg("mooring:{directory}:draining").query_async(redis).await?;
+        let drains: HashMap<String, String> =
+            redis::cmd("HGETALL").arg("mooring:{directory}:drains").query_async(redis).await?;
         let states: Vec<(String, bool)> = (1..=NODES)
             .map(|it| node(it).to_string())
-            .map(|id| (id.clone(), draining.contains(&id)))
+            .map(|id| (id.clone(), drains.get(&id).is_some_and(|word| word.starts_with('1'))))
             .collect();
         let (mut truth, http) = (Vec::new(), browser::http1());
         for number in 0..KEPT {

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn sessions_are_looked_up_and_claimed() -> Result<()> {
-    let sidecar = Sidecar::start(&[absent("a")], &[]).await?;
+    let sidecar = Sidecar::start(&[absent("a"), "b=127.0.0.1:2".to_owned()], &[]).await?;
     ensure!(sidecar.owner("s").await?.is_none());
     let first = sidecar.claim("s", "a", 0).await?;
     ensure!(first.granted && first.owner.epoch == 1, "{first:?}");

@@ -29,6 +29,7 @@ mod command;
 mod doors;
 mod listening;
 mod metrics;
+mod names;
 mod probes;
 mod refusals;
 mod store;

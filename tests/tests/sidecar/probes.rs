@@ -46,17 +46,32 @@ async fn below_400_is_healthy() -> Result<()> {
         nodes.push((status, FakeNode::start(&[status]).await?));
     }
     let specs: Vec<_> = nodes.iter().map(|(status, node)| node.spec(&status.to_string())).collect();
-    let mut sidecar = Sidecar::start(&specs, &[]).await?;
+    let mut sidecar = Sidecar::start(&specs, &["--probe-path", "/web/login"]).await?;
     sidecar.wait_until_ready().await?;
     for (status, _) in nodes {
         if status < 400 {
             problem_when(&sidecar, &status.to_string(), "active").await?;
         } else {
             let problem = problem_when(&sidecar, &status.to_string(), "down").await?;
-            ensure!(problem.contains(&format!("/web/health answers {status}")), "{problem}");
+            ensure!(problem.contains(&format!("/web/login answers {status}")), "{problem}");
         }
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn another_server_at_its_address_is_not_taken_for_odoo() -> Result<()> {
+    let page = FakeNode::saying(&[200], "<html>It works!</html>").await?;
+    let other = FakeNode::saying(&[200], r#"{"status": "ok"}"#).await?;
+    let nodes = [page.spec("page"), other.spec("other")];
+    let sidecar = Sidecar::start(&nodes, &[]).await?;
+    for id in ["page", "other"] {
+        let problem = problem_when(&sidecar, id, "down").await?;
+        ensure!(problem.contains("not as Odoo does") && problem.contains("--probe-path"), "{problem}");
+    }
+    // What else an operator has probed may answer in its own way.
+    let sidecar = Sidecar::start(&nodes, &["--probe-path", "/my/health"]).await?;
+    sidecar.wait_for(&[ACTIVE, ACTIVE]).await.map(drop)
 }
 
 /// Starts a stand-in for Odoo.

@@ -42,8 +42,8 @@ async fn who_knows_nothing_is_told_everything_at_once() -> Result<()> {
 #[tokio::test]
 async fn it_waits_while_nothing_is_new() -> Result<()> {
     let node = FakeNode::start(&[200]).await?;
-    let sidecar = Sidecar::start(&[node.spec("a")], &[]).await?;
-    let (cursor, digest) = sidecar.wait_for(&[NodeState::Active]).await?;
+    let sidecar = Sidecar::start(&[node.spec("a"), "b=127.0.0.1:2".to_owned()], &[]).await?;
+    let (cursor, digest) = sidecar.wait_for(&[NodeState::Active, NodeState::Down]).await?;
     for wait_ms in [0, 700] {
         let started = Instant::now();
         let reply = sidecar.watch(cursor, digest, wait_ms).await?;
@@ -62,8 +62,10 @@ async fn it_waits_while_nothing_is_new() -> Result<()> {
 #[tokio::test]
 async fn it_wakes_when_a_session_moves_and_tells_all_that_was_missed() -> Result<()> {
     let node = FakeNode::start(&[200]).await?;
-    let sidecar = Sidecar::start(&[node.spec("a")], &[]).await?;
-    let (begin, digest) = sidecar.wait_for(&[NodeState::Active]).await?;
+    let others = ["b=127.0.0.1:2", "c=127.0.0.1:3"].map(str::to_owned);
+    let sidecar = Sidecar::start(&[&[node.spec("a")], &others[..]].concat(), &[]).await?;
+    let states = [NodeState::Active, NodeState::Down, NodeState::Down];
+    let (begin, digest) = sidecar.wait_for(&states).await?;
     sidecar.claim("s", "a", 0).await?;
     let watch = sidecar.waiting(begin, digest).await?;
     sidecar.claim("s", "b", 1).await?;

@@ -12,8 +12,8 @@
 //! | `PREFIX:{directory}:staled` | how much that has been |
 //! | `PREFIX:{directory}:generation` | a random number: whoever finds another one faces another store |
 //! | `PREFIX:{directory}:nodes` | a hash of the nodes that register themselves |
-//! | `PREFIX:{directory}:draining` | a set of the nodes that are drained |
-//! | `PREFIX:{directory}:loads` | a hash of how many sessions each sidecar sees in use |
+//! | `PREFIX:{directory}:drains` | a hash of what operators last said of nodes: 1 for drained, else 0, and when |
+//! | `PREFIX:{directory}:sidecars` | a hash of what each sidecar tells: its list of nodes, and the sessions it sees in use |
 //! | `PREFIX:{directory}:cron` | the token and the name of who has the lease of scheduled jobs |
 //! | `PREFIX:{directory}:remembers` | since when this store remembers leases, in milliseconds |
 //! | `PREFIX:{directory}:try:…` | whether Redis does what is needed: made and removed in one step |
@@ -41,8 +41,8 @@ pub(super) struct Keys {
     pub(super) stale: Stream,
     pub(super) generation: String,
     pub(super) nodes: String,
-    pub(super) draining: String,
-    pub(super) loads: String,
+    pub(super) drains: String,
+    pub(super) sidecars: String,
     pub(super) cron: String,
     pub(super) remembers: String,
 }
@@ -56,8 +56,8 @@ impl Keys {
             stale: Stream { entries: name("stale"), told: name("staled") },
             generation: name("generation"),
             nodes: name("nodes"),
-            draining: name("draining"),
-            loads: name("loads"),
+            drains: name("drains"),
+            sidecars: name("sidecars"),
             cron: name("cron"),
             remembers: name("remembers"),
             prefix: prefix.to_owned(),

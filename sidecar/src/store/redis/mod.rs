@@ -1,6 +1,6 @@
 //! The directory in Redis, for sidecars on several hosts.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use affinity::{
     Node, NodeId, SessionKey,
@@ -21,9 +21,10 @@ use self::{
     scripts::{ANNOUNCE, CLAIM, DRAIN, END, HAS_COPY, LEASE, OWNER, PUBLISH, REGISTER, ROSTER},
 };
 use super::{
-    Copy, CopyEvent, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, LOAD_AGE, Lifetimes,
-    Listed, Page, Publication, Published, Registered, Registration, Roster, Store, StoreError,
+    Copy, CopyEvent, Drain, EndedBy, Event, FORGOTTEN_AFTER, FileRecord, FilesPage, FilesPlace, Lifetimes,
+    Listed, Page, Publication, Published, Registered, Registration, Roster, Store, StoreError, TOLD_AGE,
 };
+use crate::lists::Told;
 
 mod address;
 mod copy;
@@ -122,6 +123,15 @@ impl Redis {
         script
     }
 
+    /// Notes a word on a node, or puts one back; returns when it was said by the store's account, or 0 if
+    /// something as late is there.
+    async fn say_drain(&self, node: &NodeId, word: Drain, is_new: bool) -> Result<u64, StoreError> {
+        let mut script = DRAIN.key(&self.keys.drains);
+        script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
+        script.arg(node.as_str()).arg(u8::from(word.draining)).arg(word.said).arg(u8::from(is_new));
+        self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
+    }
+
     /// One step through all keys of owners: the names found, and where to go on.
     async fn scan(&self, place: &ScanPlace) -> Result<(Vec<String>, Option<ScanPlace>), RedisError> {
         let pattern = self.keys.owners();
@@ -199,12 +209,19 @@ fn owner(node: String, epoch: u64) -> Result<Owner, StoreError> {
 }
 
 /// A node as [`REGISTER`] keeps it: when, what it is, and how it does.
-fn registered(text: &str, now: u64) -> Option<Registered> {
+fn registered(name: &str, text: &str, now: u64) -> Option<Registered> {
     let mut parts = text.splitn(3, ' ');
     let beat: u64 = parts.next()?.parse().ok()?;
     let node: Node = serde_json::from_str(parts.next()?).ok()?;
     let condition = serde_json::from_str(parts.next()?).ok()?;
-    Some(Registered { node, condition, age: Duration::from_secs(now.saturating_sub(beat)) })
+    let age = Duration::from_secs(now.saturating_sub(beat));
+    Some(Registered { node, condition, beat, age }).filter(|it| it.node.id.as_str() == name)
+}
+
+/// What an operator said, as [`DRAIN`] keeps it: 1 or 0, and when.
+fn drain(text: &str) -> Option<Drain> {
+    let (draining, said) = text.split_once(' ')?;
+    Some(Drain { draining: draining == "1", said: said.parse().ok()? })
 }
 
 #[async_trait]
@@ -283,38 +300,33 @@ impl Store for Redis {
         self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
     }
 
-    async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), StoreError> {
-        let mut script = DRAIN.key(&self.keys.draining);
-        script.key(&self.keys.changes.entries).key(&self.keys.changes.told);
-        script.arg(node.as_str()).arg(if draining { "SADD" } else { "SREM" });
-        self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)
+    async fn set_draining(&self, node: &NodeId, word: Drain) -> Result<Drain, StoreError> {
+        let said: u64 = self.say_drain(node, word, true).await?;
+        Ok(Drain { said, ..word })
     }
 
-    async fn roster(&self, own: &HashMap<NodeId, u64>) -> Result<Roster, StoreError> {
-        let loads: HashMap<&str, u64> = own.iter().map(|(node, load)| (node.as_str(), *load)).collect();
-        let loads = serde_json::to_string(&loads).map_err(|error| StoreError::Foreign(error.to_string()))?;
+    async fn restore_drain(&self, node: &NodeId, word: Drain) -> Result<bool, StoreError> {
+        Ok(self.say_drain(node, word, false).await? != 0)
+    }
+
+    async fn roster(&self, own: &Told) -> Result<Roster, StoreError> {
+        let own = serde_json::to_string(own).map_err(|error| StoreError::Foreign(error.to_string()))?;
         let mut script = ROSTER.key(&self.keys.nodes);
-        script.key(&self.keys.draining).key(&self.keys.loads).key(&self.keys.cron);
-        script.arg(&self.sidecar).arg(loads).arg(LOAD_AGE.as_secs()).arg(FORGOTTEN_AFTER.as_secs());
-        type Found = (u64, Vec<(String, String)>, Vec<String>, Vec<(String, String)>, Option<(String, i64)>);
-        let (now, nodes, draining, loads, cron): Found =
+        script.key(&self.keys.drains).key(&self.keys.sidecars).key(&self.keys.cron);
+        script.arg(&self.sidecar).arg(own).arg(TOLD_AGE.as_secs()).arg(FORGOTTEN_AFTER.as_secs());
+        type Named = Vec<(String, String)>;
+        let (now, nodes, drains, sidecars, cron): (u64, Named, Named, Named, Option<(String, i64)>) =
             self.link.run(async |connection| script.invoke_async(connection).await).await.map_err(failed)?;
-        let mut roster = Roster {
-            nodes: nodes.iter().filter_map(|(_, text)| registered(text, now)).collect(),
-            draining: draining.into_iter().filter_map(|name| NodeId::new(name).ok()).collect(),
-            loads: HashMap::new(),
+        let others = sidecars.iter().filter(|(sidecar, _)| *sidecar != self.sidecar);
+        Ok(Roster {
+            nodes: nodes.iter().filter_map(|(name, text)| registered(name, text, now)).collect(),
+            drains: drains
+                .into_iter()
+                .filter_map(|(name, text)| Some((NodeId::new(name).ok()?, drain(&text)?)))
+                .collect(),
+            others: others.filter_map(|(_, text)| Told::read(text, now)).collect(),
             cron: cron.map(|(name, left)| holder(name, left)),
-        };
-        for (_, text) in loads.iter().filter(|(sidecar, _)| *sidecar != self.sidecar) {
-            let counts = text.split_once(' ').and_then(|(_, json)| serde_json::from_str(json).ok());
-            let counts: HashMap<String, u64> = counts.unwrap_or_default();
-            for (node, count) in counts {
-                if let Ok(node) = NodeId::new(node) {
-                    *roster.loads.entry(node).or_default() += count;
-                }
-            }
-        }
-        Ok(roster)
+        })
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, StoreError> {

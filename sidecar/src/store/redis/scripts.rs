@@ -104,18 +104,36 @@ end
     )
 });
 
-/// Marks a node as drained or not, and tells it where that is news.
+/// Notes what an operator says of a node, or puts it back, and tells it where that is news.
 ///
-/// KEYS 1: `draining`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: `SADD` or `SREM`.
+/// KEYS 1: `drains`; 2: `changes`; 3: `told`. ARGV 1: the node; 2: 1 if it is drained; 3: when that was said;
+/// 4: 1 if it is said now, and thus later than what is there. Returns when it was said, or 0 if something as
+/// late is there.
 pub(super) static DRAIN: LazyLock<Script> = LazyLock::new(|| {
-    script("if redis.call(ARGV[2], KEYS[1], ARGV[1]) == 1 then tell(KEYS[2], KEYS[3], 'nodes', ARGV[1]) end")
+    script(
+        r#"
+local before, at = (redis.call('HGET', KEYS[1], ARGV[1]) or ''):match('^([01]) (%d+)$')
+local said = tonumber(ARGV[3])
+if at and tonumber(at) >= said then
+    if ARGV[4] ~= '1' then
+        return 0
+    end
+    said = at + 1
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %.0f', ARGV[2], said))
+if (before or '0') ~= ARGV[2] then
+    tell(KEYS[2], KEYS[3], 'nodes', ARGV[1])
+end
+return said
+"#,
+    )
 });
 
-/// Takes in what a sidecar sees in use, and reads all that is known of nodes, without what is too old.
+/// Takes in what a sidecar tells, and reads all that is known of nodes, without what is too old.
 ///
-/// KEYS 1: `nodes`; 2: `draining`; 3: `loads`; 4: `cron`. ARGV 1: the sidecar; 2: its loads; 3: how old a
-/// load may be and 4: a node, in seconds. Returns the time in seconds, the nodes, who is drained, the loads,
-/// and who has the lease of scheduled jobs for how many milliseconds, if anybody.
+/// KEYS 1: `nodes`; 2: `drains`; 3: `sidecars`; 4: `cron`. ARGV 1: the sidecar; 2: what it tells; 3: how old
+/// that may be and 4: a node, in seconds. Returns the time in seconds, the nodes, what operators said, what
+/// sidecars told, and who has the lease of scheduled jobs for how many milliseconds, if anybody.
 pub(super) static ROSTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
@@ -141,7 +159,7 @@ local function fresh(key, age)
 end
 local cron = redis.call('GET', KEYS[4])
 cron = cron and {cron:match('^%S+ (.*)$'), redis.call('PTTL', KEYS[4])}
-return {now, fresh(KEYS[1], ARGV[4]), redis.call('SMEMBERS', KEYS[2]), fresh(KEYS[3], ARGV[3]), cron}
+return {now, fresh(KEYS[1], ARGV[4]), redis.call('HGETALL', KEYS[2]), fresh(KEYS[3], ARGV[3]), cron}
 "#,
     )
 });

@@ -38,7 +38,7 @@ pub(super) async fn one_has_the_lease_and_it_ends_by_itself(opened: Opened) {
         assert_eq!(name(&refused), Some("server 1"));
     }
     assert!(one.lease(&ask(1, LASTS, true)).await.unwrap().granted);
-    let holder = other.roster(&HashMap::new()).await.unwrap().cron;
+    let holder = other.roster(&Told::default()).await.unwrap().cron;
     assert!(
         holder.as_ref().is_some_and(|LeaseHolder { name, left_ms }| name == "server 1" && *left_ms <= 700),
         "{holder:?}"
@@ -52,6 +52,6 @@ pub(super) async fn one_has_the_lease_and_it_ends_by_itself(opened: Opened) {
     // It is given back, but not by others.
     assert!(!one.lease(&ask(1, Duration::ZERO, true)).await.unwrap().granted);
     assert!(one.lease(&ask(2, Duration::ZERO, true)).await.unwrap().granted);
-    assert_eq!(one.roster(&HashMap::new()).await.unwrap().cron, None);
+    assert_eq!(one.roster(&Told::default()).await.unwrap().cron, None);
     assert!(one.lease(&ask(1, LASTS, false)).await.unwrap().granted);
 }

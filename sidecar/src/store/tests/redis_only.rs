@@ -1,6 +1,6 @@
 //! What only Redis can do: be shared, be elsewhere, be away, be forgetful, and hold others' data.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use super::*;
 
@@ -269,4 +269,43 @@ async fn a_password_is_not_told() {
         let error = Redis::open(url, &Access::default(), "mooring", LONG).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn what_an_operator_said_is_put_back_into_a_store_that_lost_it() {
+    let Some(server) = RedisServer::start().await else { return };
+    let [one, other] = [(); 2].map(|()| server.open("mooring", LONG));
+    let mut events = follow_bare(&other);
+    assert_eq!(next(&mut events).await, Event::Lost);
+    let (a, word) = (NodeId::new("a").unwrap(), Drain { draining: true, said: 100 });
+    let drains = async || other.roster(&Told::default()).await.unwrap().drains;
+    for older in ["", "0 99", "rubbish", "1", "2 300", "0 -1"] {
+        server.run::<()>("DEL mooring:{directory}:drains").await;
+        if !older.is_empty() {
+            let client = ::redis::Client::open(server.url()).unwrap();
+            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            let mut set = ::redis::cmd("HSET");
+            set.arg("mooring:{directory}:drains").arg("a").arg(older);
+            set.query_async::<()>(&mut connection).await.unwrap();
+        }
+        assert!(one.restore_drain(&a, word).await.unwrap(), "{older}");
+        assert!(!other.restore_drain(&a, word).await.unwrap(), "it was put back");
+        assert_eq!(drains().await, BTreeMap::from([(a.clone(), word)]), "{older}");
+        assert_eq!(next(&mut events).await, Event::Nodes);
+    }
+}
+
+#[tokio::test]
+async fn what_sidecars_tell_reaches_the_others_and_rubbish_nobody() {
+    let Some(server) = RedisServer::start().await else { return };
+    let [one, other] = [(); 2].map(|()| server.open("mooring", LONG));
+    let told = |name: &str, load| Told {
+        name: name.into(),
+        loads: HashMap::from([(NodeId::new("a").unwrap(), load)]),
+        ..Told::default()
+    };
+    server.run::<()>("HSET mooring:{directory}:sidecars x rubbish y 1").await;
+    assert_eq!(one.roster(&told("one", 1)).await.unwrap().others, [], "it knows what it told");
+    assert_eq!(other.roster(&told("other", 2)).await.unwrap().others, [told("one", 1)]);
+    assert_eq!(one.roster(&told("one", 3)).await.unwrap().others, [told("other", 2)]);
 }

@@ -112,7 +112,7 @@ async fn sentinels_name_the_new_master_and_the_failover_is_a_doubt() {
 
 /// The rules that the documentation gives a user of Redis.
 const RULES: &str = "~mooring:* &* -@all +evalsha +eval +script|load +hmget +hset +hget +hgetall +hdel +hexists +del +pexpire \
-                     +pttl +incr +zadd +zrem +zrangebyscore +xadd +xread +xrevrange +set +get +sadd +srem +smembers +time +scan +info +ping \
+                     +pttl +incr +zadd +zrem +zrangebyscore +xadd +xread +xrevrange +set +get +time +scan +info +ping \
                      +select +cluster|slots +cluster|nodes +cluster|shards";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,8 +154,8 @@ async fn tls_and_a_narrow_user_with_a_password_from_a_file_are_enough() {
     assert_eq!(next(&mut events).await, moved("s", "b", 2));
     assert_eq!(store.owner(key("s")).await.unwrap(), Some(owner("b", 2)));
     store.ping().await.unwrap();
-    store.roster(&HashMap::new()).await.unwrap();
-    store.set_draining(&NodeId::new("a").unwrap(), true).await.unwrap();
+    store.roster(&Told::default()).await.unwrap();
+    store.set_draining(&NodeId::new("a").unwrap(), Drain { draining: true, said: 1 }).await.unwrap();
     assert!(store.list(None).await.unwrap().sessions.iter().any(|session| session.key == key("s")));
     for for_ms in [1_000, 0] {
         let request = wire::LeaseRequest { name: "here".into(), token: 1, for_ms, held: true };

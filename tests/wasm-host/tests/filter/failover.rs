@@ -2,7 +2,7 @@
 
 use affinity::{
     IdProof, Membership, Node, NodeState,
-    wire::{self, Claim, ClaimReply, Left, Origin, WatchReply},
+    wire::{self, Claim, ClaimReply, Left, Origin, OwnerReply, WatchReply},
 };
 use wasm_host::{Action, Host, Stream, Vm};
 
@@ -11,10 +11,10 @@ use crate::support::{
     pass, seed, set_cookie, sid, visit, with_sidecar,
 };
 
-/// A VM whose nodes carry sessions, but for odoo-3; one of them may be down.
-fn carrying(host: &Host, down: Option<&str>) -> (Vm, Membership) {
+/// A VM whose nodes carry sessions, but for odoo-3; some of them may be down.
+fn carrying(host: &Host, down: &[&str]) -> (Vm, Membership) {
     let change = |node: &Node| {
-        let state = if down == Some(node.id.as_str()) { NodeState::Down } else { NodeState::Active };
+        let state = if down.contains(&node.id.as_str()) { NodeState::Down } else { NodeState::Active };
         Node { carries: node.id.as_str() != "odoo-3", state, ..node.clone() }
     };
     let membership = Membership::new(nodes().nodes().iter().map(change).collect()).unwrap();
@@ -48,7 +48,7 @@ fn session(membership: &Membership, owner: &str) -> (String, String) {
 #[test]
 fn a_session_whose_owner_is_down_is_claimed_before_its_request_goes_on() {
     let host = Host::new().unwrap();
-    let (vm, membership) = carrying(&host, Some("odoo-1"));
+    let (vm, membership) = carrying(&host, &["odoo-1"]);
     let (sid, standby) = session(&membership, "odoo-1");
     let stream = visit(&vm, &sid);
     vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some("odoo-1")));
@@ -66,7 +66,7 @@ fn a_session_whose_owner_is_down_is_claimed_before_its_request_goes_on() {
 #[test]
 fn without_an_answer_the_request_goes_to_the_standby_all_the_same() {
     let host = Host::new().unwrap();
-    let (vm, membership) = carrying(&host, Some("odoo-1"));
+    let (vm, membership) = carrying(&host, &["odoo-1"]);
     let (sid, standby) = session(&membership, "odoo-1");
     let stream = visit(&vm, &sid);
     vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some("odoo-1")));
@@ -74,6 +74,21 @@ fn without_an_answer_the_request_goes_to_the_standby_all_the_same() {
     assert!(!stream.is_request_paused());
     let first = Routing::of(&stream).upstream;
     assert_eq!(first, of_owner(&membership, &sid, &standby).upstream);
+}
+
+#[test]
+fn where_all_are_down_the_owner_comes_first_and_nothing_is_claimed() {
+    let host = Host::new().unwrap();
+    let (vm, membership) = carrying(&host, &["odoo-1", "odoo-2", "odoo-3", "odoo-4"]);
+    for node in ["odoo-1", "odoo-2", "odoo-4"] {
+        let sid = (0..).map(sid).find(|sid| not_home(sid) == node || node == "odoo-4").unwrap();
+        let stream = visit(&vm, &sid);
+        let reply = wire::encode(&OwnerReply { owner: Some(owner(node, 1)), believe_s: 0 });
+        vm.answer(only_call(&vm, "/v1/owners/").token, 200, reply);
+        assert!(!stream.is_request_paused() && vm.calls_to("/v1/claims").is_empty());
+        let of_node = membership.nodes().iter().find(|it| it.id.as_str() == node).unwrap();
+        assert_eq!(Routing::of(&stream).upstream, Some(encoded(&of_node.http.to_string())), "{node}");
+    }
 }
 
 /// A request of a session that odoo-2 owns, answered by another node.
@@ -90,7 +105,7 @@ fn answered_by(vm: &Vm, sid: &str, address: &str, set: Option<&str>) -> (Stream,
 #[test]
 fn who_served_in_the_owner_s_place_claims_the_session_if_it_carries() {
     let host = Host::new().unwrap();
-    let (vm, _) = carrying(&host, None);
+    let (vm, _) = carrying(&host, &[]);
     let (stream, action) = answered_by(&vm, &sid(1), "127.0.0.4:8069", None);
     assert_eq!(action, Action::Pause);
     let (token, claim) = claim_of(&vm);
@@ -105,7 +120,7 @@ fn who_served_in_the_owner_s_place_claims_the_session_if_it_carries() {
 #[test]
 fn a_login_says_which_session_was_left() {
     let host = Host::new().unwrap();
-    let (vm, _) = carrying(&host, None);
+    let (vm, _) = carrying(&host, &[]);
     let (before, after) = (sid(1), sid(2));
     let mut stream = visit(&vm, &before);
     vm.answer(only_call(&vm, "/v1/owners/").token, 200, owner_reply(Some(not_home(&before))));
@@ -119,7 +134,7 @@ fn a_login_says_which_session_was_left() {
 #[test]
 fn a_session_is_left_by_its_whole_id_only() {
     let host = Host::new().unwrap();
-    let (vm, _) = carrying(&host, None);
+    let (vm, _) = carrying(&host, &[]);
     let before = sid(1);
     let whole = IdProof::of_session_id(before.as_bytes());
     let mut others = (10..).map(sid);

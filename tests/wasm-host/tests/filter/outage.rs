@@ -4,8 +4,8 @@ use affinity::{Membership, wire::WatchReply};
 use wasm_host::{Host, Status};
 
 use crate::support::{
-    Routing, Sidecar, answer_poll, cookie, key, no_news, not_home, only_call, owner, owner_reply, pass,
-    set_cookie, sid, two_vms, visit, with_sidecar,
+    Routing, Sidecar, answer_poll, cookie, home, key, no_news, nodes, not_home, only_call, owner,
+    owner_reply, pass, set_cookie, sid, two_vms, visit, with_sidecar,
 };
 
 #[test]
@@ -74,6 +74,27 @@ fn logins_during_an_outage_are_claimed_afterwards() {
         [&first, &second].iter().for_each(|vm| sidecar.answer_all(vm));
     }
     assert_eq!(sidecar.owners.len(), 30);
+}
+
+#[test]
+fn a_claim_for_a_node_that_left_the_list_meanwhile_is_dropped() {
+    let host = Host::new().unwrap();
+    let (first, second) = two_vms(&host);
+    let home = home(&sid(1));
+    first.refuse_calls(Some(Status::BadArgument));
+    let mut stream = first.stream();
+    stream.request(&[(":path", "/web/login"), ("cookie", &cookie(&sid(1)))]);
+    stream.response(&[("set-cookie", set_cookie(&sid(2)))]);
+    first.refuse_calls(None);
+    let left = nodes().nodes().iter().filter(|node| node.id.as_str() != home).cloned().collect();
+    let membership = Some(Membership::new(left).unwrap());
+    answer_poll(&first, &WatchReply { membership, ..no_news(7, 0) });
+    for _ in 0..5 {
+        pass(&host, &[&first, &second], 1_000);
+        assert!(first.calls_to("/v1/claims").is_empty(), "the sidecar does not know it any more");
+    }
+    pass(&host, &[&first], 100);
+    assert_eq!(host.metric("mooring_claims_dropped"), Some(1));
 }
 
 #[test]
