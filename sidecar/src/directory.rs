@@ -304,7 +304,7 @@ mod tests {
                 expect,
                 origin,
             };
-            let entry = Origin::Entry { left: None };
+            let entry = Origin::Entry { left: None, posted: true };
             for (number, expect, origin) in [(1, 0, Origin::Visit), (2, 0, entry), (3, 0, Origin::Visit)] {
                 directory.claim(claim(number, expect, origin)).await.unwrap();
             }

@@ -102,8 +102,7 @@ async fn a_clock_that_was_put_back_keeps_nobody_alive_and_no_lease_away() {
         carries: false,
     };
     one.register(&Registration { node, condition: Condition::default() }).await.unwrap();
-    let loads = HashMap::from([(NodeId::new("a").unwrap(), 3)]);
-    one.roster(&loads).await.unwrap();
+    one.roster(&Told::default()).await.unwrap();
     // As if all of that had been said an hour from now.
     let (seconds, _): (u64, u64) = server.run("TIME").await;
     for name in ["nodes", "loads"] {
@@ -114,11 +113,11 @@ async fn a_clock_that_was_put_back_keeps_nobody_alive_and_no_lease_away() {
             server.set_field(&key, &field, &later).await;
         }
     }
-    assert_eq!(other.roster(&HashMap::new()).await.unwrap().nodes[0].age, Duration::ZERO);
+    assert_eq!(other.roster(&Told::default()).await.unwrap().nodes[0].age, Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(2_100)).await;
-    let roster = other.roster(&HashMap::new()).await.unwrap();
+    let roster = other.roster(&Told::default()).await.unwrap();
     assert!(roster.nodes[0].age > Duration::ZERO, "it would be alive for another hour");
-    assert_eq!(roster.loads.len(), 1);
+    assert_eq!(roster.others.len(), 1);
 
     let remembers = "mooring:{directory}:remembers";
     server.run::<()>(&format!("SET {remembers} {}", (seconds + 3_600) * 1_000)).await;

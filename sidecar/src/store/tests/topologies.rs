@@ -112,7 +112,7 @@ async fn sentinels_name_the_new_master_and_the_failover_is_a_doubt() {
 
 /// The rules that the documentation gives a user of Redis.
 const RULES: &str = "~mooring:* &* -@all +evalsha +eval +script|load +hmget +hset +hget +hgetall +hdel +hexists +del +pexpire \
-                     +pttl +incr +zadd +zrem +zrangebyscore +xadd +xread +xrevrange +set +get +time +scan +info +ping \
+                     +pttl +incr +zadd +zrem +zrangebyscore +xadd +xread +xrevrange +set +get +sadd +srem +smembers +time +scan +info +ping \
                      +select +cluster|slots +cluster|nodes +cluster|shards";
 
 #[tokio::test(flavor = "multi_thread")]
