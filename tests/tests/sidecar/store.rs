@@ -56,7 +56,7 @@ async fn what_redis_refuses_is_named_and_a_drain_that_does_nothing_is_none() -> 
     allow(&redis, &[]).await?;
     sidecar.wait_until_ready().await?;
     ensure!(sidecar.post("/v1/nodes/odoo-2/drain", "").await?.status == 204);
-    ensure!(redis.run::<Vec<String>>("SMEMBERS mooring:{directory}:draining").await?.len() == 2);
+    ensure!(redis.run::<usize>("HLEN mooring:{directory}:drains").await? == 2);
     let nodes = sidecar.get("/v1/nodes").await?.text();
     ensure!(nodes.contains("\"draining\"") && nodes.contains("\"store\":null"), "{nodes}");
     Ok(())

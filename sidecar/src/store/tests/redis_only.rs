@@ -105,7 +105,7 @@ async fn a_clock_that_was_put_back_keeps_nobody_alive_and_no_lease_away() {
     one.roster(&Told::default()).await.unwrap();
     // As if all of that had been said an hour from now.
     let (seconds, _): (u64, u64) = server.run("TIME").await;
-    for name in ["nodes", "loads"] {
+    for name in ["nodes", "sidecars"] {
         let key = format!("mooring:{{directory}}:{name}");
         let all: HashMap<String, String> = server.run(&format!("HGETALL {key}")).await;
         for (field, text) in all {
