@@ -109,7 +109,7 @@ impl OrmCache {
         let mut outcome = Outcome::Shared;
         if let Some(shared) = &self.shared {
             loop {
-                match shared.find(&ask.key).await {
+                match shared.find(&ask.key, lease.id).await {
                     Some(Found::Value(entry)) => {
                         self.memory.insert(ask.key, entry.clone());
                         drop(lease);
@@ -131,7 +131,7 @@ impl OrmCache {
         self.memory.insert(key, entry.clone());
         self.leases.end(&key, lease);
         if let Some(shared) = &self.shared {
-            shared.put(key, entry);
+            shared.put(key, lease, entry);
         }
     }
 
@@ -140,7 +140,7 @@ impl OrmCache {
         if self.leases.end(&key, lease)
             && let Some(shared) = &self.shared
         {
-            shared.release(key);
+            shared.release(key, lease);
         }
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     values: Values,
     sealer: Arc<Sealer>,
     lifetime: Duration,
+    /// Tells this sidecar's leases from those of others.
+    holder: u64,
     breaker: Mutex<Breaker>,
     places: Arc<Semaphore>,
 }
@@ -60,7 +62,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(values: Values, sealer: Arc<Sealer>, lifetime: Duration) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(MOST_PUTS));
-        Arc::new(Self { values, sealer, lifetime, breaker: Mutex::default(), places })
+        Arc::new(Self { values, sealer, lifetime, holder: rand::random(), breaker: Mutex::default(), places })
     }
 
     /// Whether Redis is used at present.
@@ -97,9 +99,16 @@ impl Shared {
         result
     }
 
-    /// A value, or who computes it; none if that cannot be known in time.
-    pub(super) async fn find(&self, key: &Key) -> Option<Found> {
-        match self.within(PATIENCE, self.values.find(&name(key), leases::LONGEST)).await? {
+    /// A lease of this sidecar, as Redis knows it.
+    fn token(&self, lease: u64) -> String {
+        format!("{:016x}-{lease}", self.holder)
+    }
+
+    /// A value, or who computes it: the caller's lease here becomes one everywhere. None if that cannot be
+    /// known in time.
+    pub(super) async fn find(&self, key: &Key, lease: u64) -> Option<Found> {
+        let (name, token) = (name(key), self.token(lease));
+        match self.within(PATIENCE, self.values.find(&name, &token, leases::LONGEST)).await? {
             Stored::Leased => Some(Found::Leased),
             Stored::Elsewhere => Some(Found::Elsewhere),
             Stored::Value(sealed) => match open(&self.sealer, key, sealed.into()) {
@@ -113,21 +122,24 @@ impl Shared {
     }
 
     /// Gives a value to the others, without being waited for.
-    pub(super) fn put(self: &Arc<Self>, key: Key, entry: Entry) {
+    pub(super) fn put(self: &Arc<Self>, key: Key, lease: u64, entry: Entry) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
         let shared = Arc::clone(self);
         tokio::spawn(async move {
             let sealed = seal(&shared.sealer, &key, &entry);
-            let name = name(&key);
-            shared.within(PUT_PATIENCE, shared.values.put(&name, &sealed, shared.lifetime)).await;
+            let (name, token) = (name(&key), shared.token(lease));
+            shared.within(PUT_PATIENCE, shared.values.put(&name, &token, &sealed, shared.lifetime)).await;
             drop(place);
         });
     }
 
     /// Lets another sidecar compute a value.
-    pub(super) fn release(self: &Arc<Self>, key: Key) {
+    pub(super) fn release(self: &Arc<Self>, key: Key, lease: u64) {
         let shared = Arc::clone(self);
-        tokio::spawn(async move { shared.within(PUT_PATIENCE, shared.values.release(&name(&key))).await });
+        tokio::spawn(async move {
+            let (name, token) = (name(&key), shared.token(lease));
+            shared.within(PUT_PATIENCE, shared.values.release(&name, &token)).await;
+        });
     }
 
     /// Tells the others what is of no use any more, and removes it.

@@ -29,6 +29,7 @@ mod renewal;
 mod rights;
 mod same_replies;
 mod topologies;
+mod values;
 
 /// Long enough for anything that should come, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(10);

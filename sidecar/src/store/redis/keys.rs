@@ -7,7 +7,7 @@
 //! | `PREFIX:{directory}:told` | how many changes there have been |
 //! | `PREFIX:{directory}:copies` | the stream of what happens to copies |
 //! | `PREFIX:{directory}:copied` | how much that has been |
-//! | `PREFIX:value:{KEY}`, `PREFIX:value:{KEY}:lease` | a value of the ORM cache, and that somebody computes it |
+//! | `PREFIX:value:{KEY}`, `PREFIX:value:{KEY}:lease` | a value of the ORM cache, and the token of who computes it |
 //! | `PREFIX:{directory}:stale` | the stream of what the ORM cache need not keep |
 //! | `PREFIX:{directory}:staled` | how much that has been |
 //! | `PREFIX:{directory}:generation` | a random number: whoever finds another one faces another store |

@@ -22,9 +22,22 @@ static FIND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local value = redis.call('GET', KEYS[1])
          if value then return value end
-         if redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) then return 1 end
+         if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[1]) then return 1 end
          return 0",
     )
+});
+
+/// Sets the value, and ends the caller's lease.
+static PUT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         if redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end",
+    )
+});
+
+/// Ends the caller's lease. Another may have it by now, whom nobody is to compute beside.
+static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
 });
 
 /// What was found under a key.
@@ -73,13 +86,13 @@ impl Values {
         Ok(Self { link: Link::new(url, access)?, keys: Keys::new(prefix) })
     }
 
-    /// The value of a key; if there is none, takes its lease.
+    /// The value of a key; if there is none, takes its lease in the name of a `token`.
     ///
     /// # Errors
     /// As Redis answers; likewise of the next.
-    pub(crate) async fn find(&self, key: &str, lease: Duration) -> RedisResult<Found> {
+    pub(crate) async fn find(&self, key: &str, token: &str, lease: Duration) -> RedisResult<Found> {
         let mut script = FIND.key(self.keys.value(key));
-        script.key(self.keys.value_lease(key)).arg(lease.as_millis() as u64);
+        script.key(self.keys.value_lease(key)).arg(lease.as_millis() as u64).arg(token);
         let found = self.link.run(async |connection| script.invoke_async(connection).await).await?;
         Ok(match found {
             Value::BulkString(value) => Found::Value(value),
@@ -88,28 +101,30 @@ impl Values {
         })
     }
 
-    /// Keeps a value for a while, and ends its lease.
-    pub(crate) async fn put(&self, key: &str, value: &[u8], lifetime: Duration) -> RedisResult<()> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("SET").arg(self.keys.value(key)).arg(value);
-        pipeline.arg("PX").arg(lifetime.as_millis() as u64).ignore();
-        pipeline.cmd("DEL").arg(self.keys.value_lease(key)).ignore();
-        self.link.run(async |connection| pipeline.query_async(connection).await).await
+    /// Keeps a value for a while, and ends the lease that `token` has.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        token: &str,
+        value: &[u8],
+        lifetime: Duration,
+    ) -> RedisResult<()> {
+        let mut script = PUT.key(self.keys.value(key));
+        script.key(self.keys.value_lease(key)).arg(value).arg(lifetime.as_millis() as u64).arg(token);
+        self.link.run(async |connection| script.invoke_async(connection).await).await
     }
 
-    /// Ends a lease without a value.
-    pub(crate) async fn release(&self, key: &str) -> RedisResult<()> {
-        self.delete(self.keys.value_lease(key)).await
+    /// Ends the lease that `token` has without a value.
+    pub(crate) async fn release(&self, key: &str, token: &str) -> RedisResult<()> {
+        let mut script = RELEASE.key(self.keys.value_lease(key));
+        script.arg(token);
+        self.link.run(async |connection| script.invoke_async(connection).await).await
     }
 
     /// Removes a value.
     pub(crate) async fn remove(&self, key: &str) -> RedisResult<()> {
-        self.delete(self.keys.value(key)).await
-    }
-
-    async fn delete(&self, name: String) -> RedisResult<()> {
         let mut delete = redis::cmd("DEL");
-        delete.arg(name);
+        delete.arg(self.keys.value(key));
         self.link.run(async |connection| delete.query_async(connection).await).await
     }
 
