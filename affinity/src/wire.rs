@@ -243,6 +243,9 @@ pub struct CarriedReport {
     pub of: u64,
     /// Whether a look at all of its files was ever finished.
     pub complete: bool,
+    /// Sessions on its disk whose files are not carried, such as those that are too large.
+    #[serde(default)]
+    pub left_alone: u64,
 }
 
 /// Some sessions with their epochs.

@@ -47,6 +47,8 @@ pub(crate) enum CopyOutcome {
     /// Somebody had taken it from the disk.
     Restored,
     Ended,
+    /// Its file is none that is carried, such as one that is too large.
+    LeftAlone,
     Failed,
 }
 
@@ -128,6 +130,7 @@ pub(crate) struct Metrics {
     unsettled: Counter,
     carried: Family<ByNode, Gauge>,
     carrying: Family<ByNode, Gauge>,
+    left_alone: Family<ByNode, Gauge>,
     pub(crate) orm_cache: CacheMetrics,
 }
 
@@ -204,6 +207,12 @@ impl Metrics {
         registry.register("carried_sessions", "Sessions of a node that are carried", carried.clone());
         let carrying = Family::default();
         registry.register("waiting_sessions", "Sessions of a node that wait to be carried", carrying.clone());
+        let left_alone = Family::default();
+        registry.register(
+            "left_alone_sessions",
+            "Sessions of a node whose files are not carried, such as those that are too large",
+            left_alone.clone(),
+        );
         let orm_cache = CacheMetrics::register(&mut registry);
         Self {
             registry,
@@ -228,6 +237,7 @@ impl Metrics {
             unsettled,
             carried,
             carrying,
+            left_alone,
             orm_cache,
         }
     }
@@ -298,6 +308,7 @@ impl Metrics {
             if let Some(carried) = &report.carried {
                 let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
                 self.carried.get_or_create(&by_node).set(number(carried.sessions));
+                self.left_alone.get_or_create(&by_node).set(number(carried.left_alone));
                 self.carrying
                     .get_or_create(&by_node)
                     .set(number(carried.waiting + carried.of.saturating_sub(carried.looked_at)));

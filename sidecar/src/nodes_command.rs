@@ -120,6 +120,9 @@ fn carried(report: &CarriedReport) -> String {
     } else if report.waiting > 0 {
         text += &format!(" ({} waiting)", report.waiting);
     }
+    if report.left_alone > 0 {
+        text += &format!(" ({} left alone)", report.left_alone);
+    }
     text
 }
 
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn a_table_says_what_is_wrong_and_what_is_unknown() {
         let json = r#"{"nodes":[
-            {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null,"carried":{"sessions":7,"waiting":2,"looked_at":3,"of":9,"complete":false}},
+            {"id":"a","http":"127.0.0.1:1","gevent":"127.0.0.1:2","weight":3,"state":"active","sessions":3,"probe_ms":1.25,"since_seconds":5,"problem":null,"carried":{"sessions":7,"waiting":2,"looked_at":3,"of":9,"complete":false,"left_alone":5}},
             {"id":"b","http":"odoo:1","gevent":null,"weight":1,"state":"down","sessions":0,"probe_ms":null,"since_seconds":9000,"problem":"refused"}],
             "store":{"problem":"the store refuses what is needed: TIME","remedy":"+time"}}"#;
         let reply: NodesReply = serde_json::from_str(json).unwrap();
@@ -148,7 +151,7 @@ mod tests {
             "active",
             "133 %",
             "1.2 ms",
-            "7 (3 of 9 looked at)",
+            "7 (3 of 9 looked at) (5 left alone)",
             "5 s",
             "down: refused",
             "–",

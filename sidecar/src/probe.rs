@@ -2,12 +2,11 @@
 
 use std::{
     io,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use affinity::{Node, NodeState};
+use affinity::{Node, NodeId, NodeState};
 use axum::body::Bytes;
 use hyper::{Request, StatusCode};
 use serde_json::Value;
@@ -17,8 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Listen, Probe, SessionsSpec},
+    cli::{Listen, Probe},
     client,
+    files::Root,
     metrics::Metrics,
     node_spec::NodeSpec,
     registry::{Found, Probed, Registry},
@@ -29,11 +29,11 @@ use crate::{
 pub(crate) fn start(
     registry: &Arc<Registry>,
     options: &Probe,
-    sessions: &[SessionsSpec],
+    sessions: &[(NodeId, Root)],
     metrics: &Arc<Metrics>,
 ) {
     for spec in registry.specs() {
-        let disk = sessions.iter().find(|of| of.node == spec.id).map(|of| of.path.clone());
+        let disk = sessions.iter().find(|(node, _)| *node == spec.id).map(|(_, root)| root.clone());
         let mut disk = disk.map(|directory| DiskProbe { directory, running: None });
         let mut addresses = Addresses { spec: spec.clone(), last: None, running: None };
         let (registry, options, metrics) = (Arc::clone(registry), options.clone(), Arc::clone(metrics));
@@ -148,7 +148,7 @@ impl Addresses {
 
 /// Asks whether Odoo can write its sessions: with a full disk it answers probes, and nobody else.
 struct DiskProbe {
-    directory: PathBuf,
+    directory: Root,
     /// One that did not come back: a disk may hang, and one thread is enough to wait for it.
     running: Option<JoinHandle<io::Result<()>>>,
 }

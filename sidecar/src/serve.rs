@@ -23,6 +23,7 @@ use crate::{
     descriptors::Bounds,
     directory::Directory,
     door::{self, Places},
+    files::{self, Root},
     foreign, heartbeat,
     lists::Told,
     metrics::Metrics,
@@ -75,6 +76,8 @@ pub(crate) enum ServeError {
     NoSecret,
     #[error("MOORING_SECRET: {0}")]
     GivenSecret(String),
+    #[error("{0}: {1}")]
+    Way(String, io::Error),
     #[error("--secret-file {0}: {1}")]
     Secret(PathBuf, io::Error),
     #[error("--token-file {0}: {1}")]
@@ -123,8 +126,10 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     if specs.is_empty() && options.store == StoreUrl::Embedded {
         return Err(ServeError::NoNodes);
     }
-    let carrying = carrying(&options, &specs)?;
+    check_ways(&options)?;
+    let carried = carried(&options, &specs)?;
     check_replicated(&options.replicate)?;
+    let carrying = carried.iter().map(|(node, _)| node.clone()).collect();
     let registry = Arc::new(Registry::new(specs, carrying, thresholds, options.bounded_load)?);
     let store = open_store(&options)?;
     let metrics = Arc::new(Metrics::new());
@@ -132,7 +137,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     let directory = Arc::new(Directory::new(store, options.lifetimes(), cached, Arc::clone(&metrics)));
     let sealer = options.seals().then(|| sealer(&options)).transpose()?.map(Arc::new);
     let orm_cache = orm_cache(&options, sealer.as_ref(), &metrics)?;
-    let carriers = match sessions_plan(&options, sealer.as_ref()) {
+    let carriers = match sessions_plan(&options, &carried, sealer.as_ref()) {
         Some(plan) => Carriers::start(plan, &directory, &registry, &metrics),
         None => Carriers::default(),
     };
@@ -186,7 +191,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     registry.introduce(told, beside.clone());
     heartbeat::start(&directory, &registry, &shared.carriers, beside);
     tokio::spawn(async move { directory.follow().await });
-    probe::start(&registry, probe, &options.sessions, &metrics);
+    probe::start(&registry, probe, &carried, &metrics);
 
     tokio::select! {
         _ = terminated.recv() => {}
@@ -211,51 +216,73 @@ pub(crate) async fn run(options: Serve) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The nodes whose sessions are carried here; checks that they can be.
-fn carrying(options: &Serve, specs: &[NodeSpec]) -> Result<BTreeSet<NodeId>, ServeError> {
-    let mut nodes = BTreeSet::new();
-    let mut directories: Vec<(PathBuf, NodeId)> = Vec::new();
+/// Checks that nobody can lead this process elsewhere from where it makes files of its own.
+fn check_ways(options: &Serve) -> Result<(), ServeError> {
+    let state = Some(("--state-dir", &*options.state_dir)).filter(|_| options.store == StoreUrl::Embedded);
+    let listen = options.listen.iter().filter_map(|listen| match listen {
+        Listen::Unix(path) => Some(("--listen", path.parent()?)),
+        Listen::Tcp(_) => None,
+    });
+    let cache = options.orm_cache.cache_socket.as_deref().and_then(Path::parent);
+    for (option, folder) in state.into_iter().chain(listen).chain(cache.map(|path| ("--cache-socket", path)))
+    {
+        files::check_way(folder)
+            .map_err(|error| ServeError::Way(format!("{option} {}", folder.display()), error))?;
+    }
+    Ok(())
+}
+
+/// The nodes whose sessions are carried here, and where; checks that they can be.
+fn carried(options: &Serve, specs: &[NodeSpec]) -> Result<Vec<(NodeId, Root)>, ServeError> {
+    let mut carried: Vec<(NodeId, Root)> = Vec::new();
     for SessionsSpec { node, path } in &options.sessions {
         if !specs.iter().any(|spec| spec.id == *node) {
             return Err(ServeError::UnknownNode(node.clone()));
         }
-        if !nodes.insert(node.clone()) {
+        if carried.iter().any(|(other, _)| other == node) {
             return Err(ServeError::SameNode(node.clone()));
         }
-        // A directory that Odoo has yet to make is waited for.
-        let Ok(real) = fs::canonicalize(path) else { continue };
-        if let Some((_, other)) = directories.iter().find(|(other, _)| *other == real) {
+        let root = Root::new(path.clone());
+        checked(&root).map_err(|error| ServeError::Sessions(node.clone(), path.clone(), error))?;
+        if let Some((other, _)) = carried.iter().find(|(_, other)| other.path() == root.path()) {
             return Err(ServeError::SharedDirectory(other.clone(), node.clone()));
         }
-        sessions::check(&real).map_err(|error| ServeError::Sessions(node.clone(), path.clone(), error))?;
-        directories.push((real, node.clone()));
+        carried.push((node.clone(), root));
     }
-    Ok(nodes)
+    Ok(carried)
 }
 
 /// Checks that the directories that are to be replicated can be, and are none twice.
 fn check_replicated(specs: &[ReplicateSpec]) -> Result<(), ServeError> {
     let mut known = BTreeSet::new();
     for ReplicateSpec { path, .. } in specs {
-        // One that is yet to be made is waited for.
-        let real = fs::canonicalize(path);
-        if let Ok(real) = &real {
-            sessions::check(real).map_err(|error| ServeError::Replicate(path.clone(), error))?;
-        }
-        if !known.insert(real.unwrap_or_else(|_| path.clone())) {
+        let root = Root::new(path.clone());
+        checked(&root).map_err(|error| ServeError::Replicate(path.clone(), error))?;
+        if !known.insert(root.path().to_owned()) {
             return Err(ServeError::ReplicatedTwice(path.clone()));
         }
     }
     Ok(())
 }
 
+/// Whether a directory can be carried. One that is yet to be made is waited for.
+fn checked(root: &Root) -> io::Result<()> {
+    sessions::check(root).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
+}
+
 /// What is to be carried, if anything.
-fn sessions_plan(options: &Serve, sealer: Option<&Arc<Sealer>>) -> Option<sessions::Plan> {
-    if options.sessions.is_empty() {
+fn sessions_plan(
+    options: &Serve,
+    carried: &[(NodeId, Root)],
+    sealer: Option<&Arc<Sealer>>,
+) -> Option<sessions::Plan> {
+    if carried.is_empty() {
         return None;
     }
-    let sealer = Arc::clone(sealer?);
-    let directories = options.sessions.iter().map(|spec| (spec.node.clone(), spec.path.clone())).collect();
+    let (sealer, directories) = (Arc::clone(sealer?), carried.to_vec());
     let lifetime = options.lifetimes().durable;
     Some(sessions::Plan { directories, sealer, rate: options.carry_rate, lifetime })
 }

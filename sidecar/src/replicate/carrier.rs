@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cli::ReplicateSpec,
-    files::{LARGEST, now_ns},
+    files::{Found, LARGEST, Root, now_ns},
     metrics::{FileOutcome, Metrics},
     sessions::Sealer,
     store::{FileRecord, FilesPlace, Store, StoreError},
@@ -92,7 +92,7 @@ impl Carrier {
     ) -> Self {
         let ReplicateSpec { path, set, mode } = spec.clone();
         Self {
-            folder: Folder::new(path.clone()),
+            folder: Folder::new(Root::new(path.clone())),
             path,
             set,
             mode,
@@ -137,7 +137,7 @@ impl Carrier {
         for (name, sight) in &look.files {
             let same = before.remove(name).filter(|seen| seen.sight == Some(*sight));
             let seen = same.or_else(|| {
-                let (file, sight) = self.folder.read(name).ok().flatten()?;
+                let (file, sight) = self.folder.read(name).ok().and_then(Found::carried)?;
                 Some(Seen { state: file.state(), sight: Some(sight).filter(|sight| sight.is_settled(now)) })
             });
             match seen {
@@ -367,7 +367,7 @@ impl Carrier {
     }
 
     fn folder_file(&self, name: &Name) -> Option<File> {
-        block_in_place(|| self.folder.read(name)).ok().flatten().map(|(file, _)| file)
+        block_in_place(|| self.folder.read(name)).ok().and_then(Found::carried).map(|(file, _)| file)
     }
 
     /// Says what is wrong, once.

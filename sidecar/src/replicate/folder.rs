@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
 };
 
 use rustix::{
@@ -16,7 +15,7 @@ use super::{
     decide::State,
     name::{DEEPEST, Name, is_temporary},
 };
-use crate::files;
+use crate::files::{self, Found, Root};
 
 /// The most entries of a directory, with those of its folders.
 pub(super) const MOST: usize = 10_000;
@@ -97,11 +96,11 @@ impl Look {
 /// A directory.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
-    root: PathBuf,
+    root: Root,
 }
 
 impl Folder {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: Root) -> Self {
         Self { root }
     }
 
@@ -117,14 +116,13 @@ impl Folder {
         Ok(look)
     }
 
-    /// A file as it is; none if it is not there, or none that is carried.
+    /// A file as it is.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub(super) fn read(&self, name: &Name) -> io::Result<Option<(File, Sight)>> {
+    pub(super) fn read(&self, name: &Name) -> io::Result<Found<(File, Sight)>> {
         let (folders, last) = name.parts();
-        let Some(folder) = self.descend(folders)? else { return Ok(None) };
-        read_in(&folder, last)
+        self.descend(folders)?.and_then(|folder| read_in(&folder, last))
     }
 
     /// Makes a file what it is elsewhere, if it is still as it was `seen`. Returns whether that was done.
@@ -132,19 +130,22 @@ impl Folder {
     /// # Errors
     /// If it cannot be written.
     pub(super) fn write(&self, name: &Name, file: &File, seen: Option<&State>) -> io::Result<bool> {
-        let root = self.open()?;
-        let owner = fstat(&root)?;
         let (folders, last) = name.parts();
-        let mut folder = root;
+        let mut folder = self.open()?;
         for part in folders {
-            folder = files::make_folder(&folder, part, &owner)?;
+            folder = files::make_folder(&folder, part)?;
         }
-        if read_in(&folder, last)?.map(|(there, _)| there.state()).as_ref() != seen {
+        let there = match read_in(&folder, last)? {
+            Found::There((there, _)) => Some(there.state()),
+            Found::Absent => None,
+            Found::LeftAlone(_) => return Ok(false),
+        };
+        if there.as_ref() != seen {
             return Ok(false);
         }
         let temporary = format!("mooring-{:016x}.tmp", rand::random::<u64>());
         let (new, mode) = (files::create(&folder, &temporary)?, Mode::from_raw_mode(file.mode & MODE));
-        let filled = files::fill(new, &file.content, &owner, mode, file.modified_ns);
+        let filled = files::fill(new, &file.content, mode, file.modified_ns);
         let written = filled.and_then(|()| {
             // What came into being meanwhile, or is no plain file, is not replaced.
             let flags = if seen.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
@@ -172,28 +173,33 @@ impl Folder {
     /// If it cannot be removed.
     pub(super) fn remove(&self, name: &Name, seen: Option<&State>) -> io::Result<bool> {
         let (folders, last) = name.parts();
-        let Some(folder) = self.descend(folders)? else { return Ok(true) };
+        let folder = match self.descend(folders)? {
+            Found::There(folder) => folder,
+            Found::Absent => return Ok(true),
+            Found::LeftAlone(_) => return Ok(false),
+        };
         match read_in(&folder, last)? {
-            None => Ok(seen.is_none()),
-            Some((there, _)) if Some(&there.state()) != seen => Ok(false),
-            Some(_) => match unlinkat(&folder, last, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(true),
-                Err(error) => Err(error.into()),
-            },
+            Found::Absent => Ok(seen.is_none()),
+            Found::There((there, _)) if Some(&there.state()) == seen => {
+                match unlinkat(&folder, last, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(true),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Found::There(_) | Found::LeftAlone(_) => Ok(false),
         }
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
-        files::open_root(&self.root)
+        self.root.open()
     }
 
-    fn descend<'n>(&self, folders: impl Iterator<Item = &'n str>) -> io::Result<Option<OwnedFd>> {
-        let mut folder = self.open()?;
+    fn descend<'n>(&self, folders: impl Iterator<Item = &'n str>) -> io::Result<Found<OwnedFd>> {
+        let mut found = Found::There(self.open()?);
         for part in folders {
-            let Some(next) = files::open_folder(&folder, part)? else { return Ok(None) };
-            folder = next;
+            found = found.and_then(|folder| files::open_folder(&folder, part))?;
         }
-        Ok(Some(folder))
+        Ok(found)
     }
 }
 
@@ -210,20 +216,22 @@ fn look_into(folder: &OwnedFd, path: &str, depth: usize, look: &mut Look) -> io:
             look.over = true;
             return Ok(());
         }
+        let inside = format!("{path}{text}");
         let stat = match statat(folder, bytes, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         };
-        let inside = format!("{path}{text}");
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if depth < DEEPEST => {
-                if let Some(next) = files::open_folder(folder, bytes)? {
+            FileType::Directory if depth < DEEPEST => match files::open_folder(folder, bytes)? {
+                Found::There(next) => {
                     look_into(&next, &format!("{inside}/"), depth + 1, look)?;
+                    continue;
                 }
-                continue;
-            }
-            FileType::RegularFile if files::is_carried(&stat) && bytes.to_str().is_ok() => {
+                Found::Absent => continue,
+                Found::LeftAlone(_) => {}
+            },
+            FileType::RegularFile if files::left_alone(&stat).is_none() && bytes.to_str().is_ok() => {
                 if let Some(name) = Name::new(&inside) {
                     look.files.insert(name, Sight::of(&stat));
                     continue;
@@ -236,13 +244,12 @@ fn look_into(folder: &OwnedFd, path: &str, depth: usize, look: &mut Look) -> io:
     Ok(())
 }
 
-fn read_in(folder: &OwnedFd, name: &str) -> io::Result<Option<(File, Sight)>> {
-    let read = files::read(folder, name)?;
-    Ok(read.map(|plain| {
+fn read_in(folder: &OwnedFd, name: &str) -> io::Result<Found<(File, Sight)>> {
+    files::read(folder, name)?.and_then(|plain| {
         let (mode, modified_ns) = (plain.stat.st_mode & MODE, plain.modified_ns());
         let sight = Sight::of(&plain.stat);
-        (File { mode, modified_ns, content: plain.content }, sight)
-    }))
+        Ok(Found::There((File { mode, modified_ns, content: plain.content }, sight)))
+    })
 }
 
 #[cfg(test)]
@@ -267,7 +274,7 @@ mod tests {
 
     fn folder() -> (tempfile::TempDir, Folder) {
         let directory = tempfile::tempdir().unwrap();
-        let folder = Folder::new(directory.path().to_owned());
+        let folder = Folder::new(Root::new(directory.path().to_owned()));
         (directory, folder)
     }
 
@@ -278,7 +285,7 @@ mod tests {
         for path in ["a", "1/2/3/4/b"] {
             let name = name(path);
             assert!(folder.write(&name, &one, None).unwrap());
-            assert_eq!(folder.read(&name).unwrap().unwrap().0, one);
+            assert_eq!(folder.read(&name).unwrap().carried().unwrap().0, one);
             let meta = fs::metadata(directory.path().join(path)).unwrap();
             assert_eq!((meta.mtime(), meta.permissions().mode() & 0o7777), (1_234_567_890, 0o640));
             for seen in [None, Some(&two.state())] {
@@ -318,11 +325,11 @@ mod tests {
         assert_eq!(left, ["1/2/3/4/5", "giant", "link", "out", "pipe"]);
         assert!(look.leaves(&name("out/new")) && look.leaves(&name("link")) && !look.leaves(&name("new")));
         for path in ["link", "giant", "pipe"] {
-            assert_eq!(folder.read(&name(path)).unwrap(), None);
+            assert!(matches!(folder.read(&name(path)).unwrap(), Found::LeftAlone(_)));
             assert!(!folder.write(&name(path), &file("bad"), None).unwrap(), "{path}");
         }
         assert!(folder.write(&name("out/new"), &file("bad"), None).is_err());
-        assert!(folder.remove(&name("out/secret"), Some(&file("secret").state())).is_err());
+        assert!(!folder.remove(&name("out/secret"), Some(&file("secret").state())).unwrap());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
         assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 7, "a temporary file is left");

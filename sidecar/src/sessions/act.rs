@@ -214,7 +214,7 @@ impl Carrier {
         let folder_gone = match &job.place {
             Some(place) => {
                 let place = place.clone();
-                self.on_disk(move |disk| Ok(!disk.has_folder(&place))).await?
+                !self.on_disk(move |disk| disk.has_folder(&place)).await?
             }
             None => false,
         };

@@ -16,11 +16,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{
     disk::{Disk, Place},
     goner::Goners,
-    memory::{Ended, Known},
+    memory::{Ended, Known, LeftAlone},
     seal::Sealer,
     step::Problem,
 };
 use crate::{
+    files::Reason,
     metrics::{CopyOutcome, Metrics},
     store::Store,
 };
@@ -81,6 +82,7 @@ pub(super) struct State {
     busy: HashMap<SessionKey, Busy>,
     pub(super) goners: Goners,
     pub(super) ended: Ended,
+    pub(super) left_alone: LeftAlone,
     /// When each kind of failure was told of last.
     told: HashMap<Discriminant<Problem>, Instant>,
 }
@@ -145,6 +147,7 @@ impl Carrier {
             looked_at,
             of,
             complete: progress.is_some() && looked_at == of,
+            left_alone: state.left_alone.len() as u64,
         }
     }
 
@@ -169,7 +172,7 @@ impl Carrier {
             }
         }
         // Nobody but who empties the directory takes the folder too: then every moment counts.
-        let after = if self.disk.has_folder(&place) { GONE } else { Duration::ZERO };
+        let after = if self.disk.has_folder(&place).unwrap_or(true) { GONE } else { Duration::ZERO };
         self.look(place.key(), Job::new(Some(place), false), after);
     }
 
@@ -276,6 +279,24 @@ impl Carrier {
         let reason = self.state().busy.get(&key).map(|busy| Arc::clone(&busy.reason));
         if let Some(reason) = reason {
             let _ = tokio::time::timeout(wait, reason.notified()).await;
+        }
+    }
+
+    /// Notes that a session is there and is not carried. The first that is for a reason is told of.
+    pub(super) fn leave_alone(&self, key: SessionKey, reason: Reason) {
+        let mut state = self.state();
+        state.goners.forget(key);
+        let (is_new, is_first) = state.left_alone.note(key, reason);
+        drop(state);
+        if is_new {
+            self.metrics.copies(&self.node, CopyOutcome::LeftAlone);
+        }
+        if is_first {
+            tracing::warn!(
+                node = %self.node,
+                session = %key,
+                "is left alone while its file is {reason}: other servers keep the copy that they have"
+            );
         }
     }
 

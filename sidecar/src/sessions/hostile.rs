@@ -17,6 +17,7 @@ use super::{
     seal::Sealer,
     snapshot::{File, Snapshot},
 };
+use crate::files::{Found, Root};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// What lies outside, which nobody is to get.
@@ -108,14 +109,14 @@ proptest! {
             }
         }
 
-        let disk = Disk::new(root.clone());
+        let disk = Disk::new(Root::new(root.clone()));
         let sealer = Sealer::new(SECRET).unwrap();
         let mut places = Vec::new();
         let whole = disk.walk(&mut |place| { places.push(place); true });
         prop_assert!(whole.is_ok(), "{whole:?}");
         for place in &places {
             // An error is told; a session is carried as it is.
-            if let Ok(Some(snapshot)) = disk.read(place) {
+            if let Ok(Found::There(snapshot)) = disk.read(place) {
                 prop_assert!(snapshot.files().iter().all(|file| file.content != OUTSIDE));
                 let _ = (snapshot.is_anonymous(), snapshot.is_torn());
                 let seal = sealer.seal(place.key(), &snapshot).unwrap();
@@ -124,9 +125,9 @@ proptest! {
         }
         // Somebody's session comes from elsewhere.
         let (new, place) = (session(), place_of(&session()).unwrap());
-        let seen = disk.read(&place).ok().flatten();
+        let seen = disk.read(&place).ok().and_then(Found::carried);
         if let Ok(true) = disk.write(&new, seen.as_ref()) {
-            prop_assert_eq!(disk.read(&place).unwrap(), Some(new));
+            prop_assert_eq!(disk.read(&place).unwrap(), Found::There(new));
         }
         for place in &places {
             let _ = disk.remove(place);

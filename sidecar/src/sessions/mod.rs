@@ -1,7 +1,7 @@
 //! Odoo's sessions, carried from node to node: files are watched and published, sealed, and written where
 //! they are needed.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use affinity::{Membership, NodeId, NodeState, wire::CarriedReport};
 use tokio::{
@@ -13,6 +13,7 @@ use tokio::{
 use self::{carrier::Carrier, disk::Disk, watch::Seen};
 use crate::{
     directory::Directory,
+    files::Root,
     metrics::Metrics,
     registry::Registry,
     store::{CopyEvent, EndedBy, Listed, News},
@@ -52,7 +53,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The sessions directories of nodes.
-    pub(crate) directories: Vec<(NodeId, PathBuf)>,
+    pub(crate) directories: Vec<(NodeId, Root)>,
     pub(crate) sealer: Arc<Sealer>,
     /// How many sessions a second are looked at when all of them are.
     pub(crate) rate: u32,
@@ -73,7 +74,7 @@ impl Carriers {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let Plan { directories, sealer, rate, lifetime } = plan;
-        let carrier = |(node, root): (NodeId, PathBuf)| {
+        let carrier = |(node, root): (NodeId, Root)| {
             let disk = Disk::new(root);
             let store = directory.shared_store();
             let membership = registry.membership();

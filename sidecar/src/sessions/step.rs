@@ -12,13 +12,24 @@ use super::{
     memory::Known,
     snapshot::Snapshot,
 };
-use crate::store::{Copy, StoreError};
+use crate::{
+    files::{Found, Reason},
+    store::{Copy, StoreError},
+};
 
 /// How many times disk and store may differ anew while a session is looked at.
 const ROUNDS: u32 = 4;
 /// How long a file may name one that is not there: Odoo writes both within milliseconds.
 const TORN: Duration = Duration::from_secs(2);
 const TORN_AGAIN: Duration = Duration::from_millis(10);
+/// What is seen on the disk of one session.
+enum Sight {
+    Whole(Here),
+    /// Odoo is between two files.
+    Torn,
+    LeftAlone(Reason),
+}
+
 /// What is on the disk of one session.
 pub(super) struct Here {
     /// All of it.
@@ -46,10 +57,17 @@ impl Carrier {
             job.place = self.opened(key, copy)?.as_ref().and_then(place_of);
         }
         for _ in 0..ROUNDS {
-            let Some(here) = self.here(job, known).await? else {
+            let here = match self.here(job, known).await? {
+                Sight::Whole(here) => here,
                 // A node that stopped between the two files leaves the copy before them in use.
-                return Ok(Some(TORN_AGAIN).filter(|_| job.since.elapsed() < TORN));
+                Sight::Torn => return Ok(Some(TORN_AGAIN).filter(|_| job.since.elapsed() < TORN)),
+                // And so does one whose file is left alone.
+                Sight::LeftAlone(reason) => {
+                    self.leave_alone(key, reason);
+                    return Ok(None);
+                }
             };
+            self.state().left_alone.forget(key);
             if here.local.is_some() {
                 self.state().goners.forget(key);
             }
@@ -68,11 +86,16 @@ impl Carrier {
         Ok(Some(TORN_AGAIN))
     }
 
-    /// What is on the disk; none while Odoo is between two files.
-    async fn here(&self, job: &Job, known: Option<&Known>) -> Result<Option<Here>, Problem> {
-        let seen = match job.place.clone() {
+    /// Looks at the disk.
+    async fn here(&self, job: &Job, known: Option<&Known>) -> Result<Sight, Problem> {
+        let found = match job.place.clone() {
             Some(place) => self.on_disk(move |disk| disk.read(&place)).await?,
-            None => None,
+            None => Found::Absent,
+        };
+        let seen = match found {
+            Found::There(seen) => Some(seen),
+            Found::Absent => None,
+            Found::LeftAlone(reason) => return Ok(Sight::LeftAlone(reason)),
         };
         let torn = seen.as_ref().is_some_and(Snapshot::is_torn);
         // A logout deletes the newest file alone: what is left of a rotated session leads nowhere.
@@ -81,14 +104,14 @@ impl Carrier {
                 seen.iter().flat_map(Snapshot::files).all(|file| file.sid != known.place.sid)
             });
         if torn && !cut_off {
-            return Ok(None);
+            return Ok(Sight::Torn);
         }
         let snapshot = seen.clone().filter(|_| !cut_off);
         let local = snapshot.as_ref().map(|snapshot| Local {
             digest: snapshot.digest(self.sealer.digest_secret()),
             anonymous: snapshot.is_anonymous(),
         });
-        Ok(Some(Here { seen, snapshot, local }))
+        Ok(Sight::Whole(Here { seen, snapshot, local }))
     }
 
     /// What is to be done; none if the store must be asked first.

@@ -1,10 +1,6 @@
 //! What happens in a sessions directory, as the kernel tells it.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use notify::{
     Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -63,8 +59,9 @@ async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()
         }
     };
     let mut watcher = RecommendedWatcher::new(handler, Config::default().with_follow_symlinks(false))?;
+    // Opened first: then its path leads over no link.
+    let identity = identity(disk)?;
     watcher.watch(disk.root(), RecursiveMode::Recursive)?;
-    let identity = identity(disk);
     // What was there before, and what came while the watch was being set up.
     let mut anything = true;
     loop {
@@ -72,7 +69,7 @@ async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()
             return Ok(());
         }
         let Ok(event) = tokio::time::timeout(LOOK_AFTER, events.recv()).await else {
-            if self::identity(disk) != identity {
+            if self::identity(disk).ok() != Some(identity) {
                 return Ok(());
             }
             continue;
@@ -89,8 +86,10 @@ async fn watch_once(disk: &Disk, seen: &mpsc::Sender<Seen>) -> notify::Result<()
                 if seen.send(one).await.is_err() {
                     return Ok(());
                 }
-            } else if is_new(&event.kind) && disk.is_folder(path) {
-                tokio::spawn(look_into(disk.clone(), path.clone(), seen.clone()));
+            } else if is_new(&event.kind)
+                && let Some(folder) = disk.folder_name(path)
+            {
+                tokio::spawn(look_into(disk.clone(), folder.to_owned(), seen.clone()));
             }
         }
     }
@@ -113,7 +112,7 @@ fn is_new(kind: &EventKind) -> bool {
 }
 
 /// Tells what is in a folder that Odoo just made, which it does right before its first file.
-async fn look_into(disk: Disk, folder: PathBuf, seen: mpsc::Sender<Seen>) {
+async fn look_into(disk: Disk, folder: String, seen: mpsc::Sender<Seen>) {
     let mut told = HashSet::new();
     for wait in [Duration::ZERO].into_iter().chain(LOOK_AGAIN) {
         sleep(wait).await;
@@ -132,9 +131,9 @@ async fn look_into(disk: Disk, folder: PathBuf, seen: mpsc::Sender<Seen>) {
 }
 
 /// Which directory lies under the path now.
-fn identity(disk: &Disk) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(disk.root()).ok().map(|meta| (meta.dev(), meta.ino()))
+fn identity(disk: &Disk) -> std::io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(disk.open()?)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]
@@ -142,7 +141,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::sessions::layout::Sid;
+    use crate::{files::Root, sessions::layout::Sid};
 
     /// Waits until a session was told of; what was told before.
     async fn told(seen: &mut mpsc::Receiver<Seen>, wanted: impl Fn(&Seen) -> bool) {
@@ -154,7 +153,7 @@ mod tests {
     async fn writes_and_removals_are_told_also_in_new_folders_and_a_new_directory() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("sessions");
-        let disk = Disk::new(root.clone());
+        let disk = Disk::new(Root::new(root.clone()));
         let (sender, mut seen) = mpsc::channel(1_024);
         let watched = disk.clone();
         tokio::spawn(async move { watch(&watched, &sender).await });

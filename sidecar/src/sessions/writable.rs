@@ -1,18 +1,14 @@
 //! Whether sessions can be written to a directory: by this process at all, and right now.
 
 use std::{
-    io::{Error, ErrorKind, Result, Write},
+    io::{ErrorKind, Result, Write},
     os::fd::OwnedFd,
-    path::Path,
 };
 
-use rustix::{
-    fs::{AtFlags, fstat, unlinkat},
-    process::geteuid,
-};
+use rustix::fs::{AtFlags, unlinkat};
 
-use super::disk::{Disk, temporary_name};
-use crate::files;
+use super::disk::temporary_name;
+use crate::files::{self, Root};
 
 /// What a session takes on most disks.
 const ONE_SESSION: usize = 4096;
@@ -21,25 +17,19 @@ const ONE_SESSION: usize = 4096;
 ///
 /// # Errors
 /// If not, or the directory is not there.
-pub(crate) fn check(directory: &Path) -> Result<()> {
-    let root = Disk::new(directory.to_owned()).open()?;
-    let owner = fstat(&root)?.st_uid;
-    if !geteuid().is_root() && geteuid().as_raw() != owner {
-        let problem =
-            format!("it belongs to user {owner}: run the sidecar as that user, who is Odoo's, or as root");
-        return Err(Error::new(ErrorKind::PermissionDenied, problem));
-    }
-    write(&root, &[])
+pub(crate) fn check(directory: &Root) -> Result<()> {
+    write(&directory.open()?, &[])
 }
 
 /// Whether Odoo can write a session there now.
 ///
 /// # Errors
-/// If not: the disk is full, or broken. A directory that is not there yet is fine.
-pub(crate) fn has_room(directory: &Path) -> Result<()> {
-    match Disk::new(directory.to_owned()).open() {
+/// If not: the disk is full, or broken. A directory that is not there yet is fine; one that this process must
+/// leave alone says nothing of Odoo.
+pub(crate) fn has_room(directory: &Root) -> Result<()> {
+    match directory.open() {
         Ok(root) => write(&root, &[0; ONE_SESSION]),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound || files::is_refused(&error) => Ok(()),
         Err(error) => Err(error),
     }
 }

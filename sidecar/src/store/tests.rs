@@ -349,7 +349,8 @@ async fn nodes_register_and_are_drained(opened: Opened) {
         full: false,
         carries: false,
     };
-    let carried = CarriedReport { sessions: 3, waiting: 1, looked_at: 2, of: 9, complete: false };
+    let carried =
+        CarriedReport { sessions: 3, waiting: 1, looked_at: 2, of: 9, complete: false, left_alone: 4 };
     let condition = |probe_ms| Condition { probe_ms, carried: Some(carried), problem: Some("a b".into()) };
     let own = Told { name: "other".into(), ..Told::default() };
     let roster = async || opened.other.roster(&own).await.unwrap();

@@ -27,11 +27,13 @@ use tokio::task::JoinHandle;
 mod api;
 mod command;
 mod doors;
+mod left_alone;
 mod listening;
 mod metrics;
 mod names;
 mod probes;
 mod refusals;
+mod rights;
 mod store;
 mod watch;
 
