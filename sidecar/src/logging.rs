@@ -6,9 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
 
-/// Starts logging. Without `RUST_LOG`: everything from `info` up.
+/// What is said unless `RUST_LOG` chooses. The HTTP/2 library warns of each connection that misbehaves: whoever
+/// floods the sidecar would fill the disk, too. Metrics count those.
+const DEFAULT: &str = "info,h2=error";
+
+/// Starts logging.
 pub(crate) fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(stderr);
     // Colours are for people: service managers and container engines keep what is said.
     let builder = builder.with_ansi(stderr().is_terminal());
