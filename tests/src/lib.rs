@@ -18,6 +18,7 @@ pub mod schema;
 pub mod small_disk;
 pub mod stack;
 pub mod tools;
+pub mod witnesses;
 
 use std::{
     io::Write,

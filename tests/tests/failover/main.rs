@@ -1,15 +1,12 @@
 //! A node dies, and nobody is logged out: sessions are carried.
 
-mod bus;
 mod halves;
 mod night;
-mod notices;
 mod people;
 mod revoke;
 mod scenarios;
 mod secrets;
 mod town;
-mod witnesses;
 
 use std::time::{Duration, Instant};
 

@@ -10,14 +10,13 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use harness::browser::{self, Browser, Connections, http1};
+use harness::{
+    browser::{self, Browser, http1},
+    witnesses::{Habits, Notices, Trouble, Witnesses, Wrong, lost, risen},
+};
 use tokio::time::sleep;
 
-use crate::{
-    notices::{Notices, Trouble, Wrong},
-    town::{Recipe, Town},
-    witnesses::Witnesses,
-};
+use crate::town::{Recipe, Town};
 
 /// How many people work behind each.
 fn people() -> usize {
@@ -73,9 +72,9 @@ impl Night {
         let mut town = Town::start(&self).await?;
         let mut recipe = Recipe::start(&self).await?;
         let connections = http1();
-        let seed = rand::random();
-        let ours = Witnesses::start(&connections, town.stack.address, people(), seed).await?;
-        let theirs = Witnesses::start(&connections, recipe.address, people(), seed).await?;
+        let habits = Habits { people: people(), settled: 0, seed: rand::random() };
+        let ours = Witnesses::start(&connections, town.stack.address, habits).await?;
+        let theirs = Witnesses::start(&connections, recipe.address, habits).await?;
         let caught = Arc::<AtomicBool>::default();
         let thief = tokio::spawn(steal(
             town.stack.browser(&connections),
@@ -89,8 +88,9 @@ impl Night {
         let (mut ours, mut theirs) = (ours.end().await?, theirs.end().await?);
         // What is under way ends.
         sleep(Duration::from_secs(2)).await;
-        let risen = risen(&town, &ours).await?;
-        let lost = lost(&town, &connections, &ours).await?;
+        let running = town.stack.nodes.iter().filter(|node| node.process.is_some());
+        let risen = risen(&ours, running.map(|node| node.endpoint.http)).await?;
+        let lost = lost(&ours, &connections, town.stack.address).await?;
         println!("{} (Odoo {}, {} people behind each)", self.name, self.profile, people());
         print_table([("Mooring", &mut ours), ("nginx ip_hash", &mut theirs)]);
         let metrics = browser::get(town.stack.sidecar_address, "/metrics").await?.text();
@@ -159,28 +159,4 @@ async fn steal(mut browser: Browser, notices: Arc<Mutex<Notices>>, caught: Arc<A
             notices.story(format!("a session of {} is valid again at {}", answer.login(), answer.node()));
         }
     }
-}
-
-/// Sessions that were logged out and that some node takes for somebody's.
-async fn risen(town: &Town, notices: &Notices) -> Result<usize> {
-    let mut risen = 0;
-    for (sid, _) in &notices.dead {
-        for node in town.stack.nodes.iter().filter(|node| node.process.is_some()) {
-            let mut browser = Browser::new(http1(), node.endpoint.http);
-            browser.sid = Some(sid.clone());
-            risen += usize::from(!browser.get("/odoo").await?.login().is_empty());
-        }
-    }
-    Ok(risen)
-}
-
-/// People who are not logged in any more, although they should be.
-async fn lost(town: &Town, connections: &Connections, notices: &Notices) -> Result<usize> {
-    let mut lost = 0;
-    for (login, sid) in &notices.alive {
-        let mut browser = town.stack.browser(connections);
-        browser.sid = Some(sid.clone());
-        lost += usize::from(browser.get("/odoo").await?.login() != login);
-    }
-    Ok(lost)
 }

@@ -7,15 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use harness::{host::Host, process::wait_until, program, say, small_disk::SmallDisk};
+use harness::{host::Host, process::wait_until, program, say, small_disk::SmallDisk, witnesses::Wrong};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::{
-    night::{Excuse, Night},
-    notices::Wrong,
-};
+use crate::night::{Excuse, Night};
 
 #[tokio::test]
 async fn a_node_is_killed_and_comes_back() -> Result<()> {

@@ -1,5 +1,9 @@
 //! People who work all the time, and what they notice.
 
+mod aftermath;
+mod bus;
+mod notices;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -11,14 +15,15 @@ use std::{
 use affinity::SessionKey;
 use anyhow::Result;
 use futures::{StreamExt, stream};
-use harness::browser::{Answer, Browser, Connections, Method};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::task::JoinHandle;
 
-use crate::{
-    bus::{Bus, Jar},
-    notices::{Notices, Session, Trouble, Wrong},
+use self::bus::{Bus, Jar};
+pub use self::{
+    aftermath::{lost, risen},
+    notices::{Notices, Session, Sockets, Trouble, Wrong, at},
 };
+use crate::browser::{Answer, Browser, Connections, Method};
 
 /// One of so many holds a websocket open.
 const SOCKETS: usize = 6;
@@ -28,6 +33,17 @@ const BUSY: usize = 60;
 /// How many log in at once before anything happens.
 const AT_ONCE: usize = 8;
 
+/// How they work.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// How many there are.
+    pub people: usize,
+    /// How many of them never log out.
+    pub settled: usize,
+    /// What they do by chance.
+    pub seed: u64,
+}
+
 /// People who work whatever happens, and notice what goes wrong.
 pub struct Witnesses {
     pub notices: Arc<Mutex<Notices>>,
@@ -36,22 +52,24 @@ pub struct Witnesses {
 }
 
 impl Witnesses {
-    /// Has `count` people log in through `connections` at a server, and work.
+    /// Has people log in through `connections` at a server, and work.
+    ///
+    /// # Errors
+    /// Never; who cannot log in notes that.
     pub async fn start(
         connections: &Connections,
         server: std::net::SocketAddr,
-        count: usize,
-        seed: u64,
+        habits: Habits,
     ) -> Result<Self> {
         let (stop, notices) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Notices>>::default());
         let mut workers = Vec::new();
-        let pace = (count as f64 / BUSY as f64).max(1.0);
+        let pace = (habits.people as f64 / BUSY as f64).max(1.0);
         let mut people = Vec::new();
-        for number in 0..count {
+        for number in 0..habits.people {
             let mut browser = Browser::new(connections.clone(), server);
             // As if everybody came from another office: ip_hash looks at the first three numbers.
             browser.headers = vec![("x-test-ip", format!("10.{}.{}.7", number % 200, number / 200))];
-            let (login, seed) = (format!("user{number}"), seed ^ (number as u64) << 20);
+            let (login, seed) = (format!("user{number}"), habits.seed ^ (number as u64) << 20);
             let mut jar = Arc::default();
             if number % SOCKETS == 0 {
                 let bus = Bus::new(browser.clone(), &login, &notices, seed + 1);
@@ -60,8 +78,19 @@ impl Witnesses {
                 workers.push(tokio::spawn(async move { bus.hold(&stop).await }));
             }
             let random = StdRng::seed_from_u64(seed);
-            let session = Session::now(None);
-            people.push(Person { browser, login, random, jar, pace, logged_in: false, session });
+            let (session, settled) = (Session::now(None), number < habits.settled);
+            let node = String::new();
+            people.push(Person {
+                browser,
+                login,
+                random,
+                jar,
+                pace,
+                settled,
+                logged_in: false,
+                session,
+                node,
+            });
         }
         let log_in = async |mut person: Person| {
             person.log_in(&notices).await;
@@ -93,8 +122,12 @@ struct Person {
     jar: Arc<Mutex<Jar>>,
     /// How much longer than usual a page is looked at, as a factor.
     pace: f64,
+    /// Never logs out.
+    settled: bool,
     logged_in: bool,
     session: Session,
+    /// The node that answered last in this session; none yet: empty.
+    node: String,
 }
 
 impl Person {
@@ -107,27 +140,33 @@ impl Person {
                 match self.random.random_range(0..100) {
                     0..72 => self.read(notices).await,
                     72..90 => self.write(notices).await,
-                    90..96 => self.log_out(notices).await,
+                    90..96 if !self.settled => self.log_out(notices).await,
                     _ => self.listen(notices).await,
                 }
             }
             let read = Duration::from_millis(self.random.random_range(100..400));
             tokio::time::sleep(read.mul_f64(self.pace)).await;
         }
-        if let (true, Some(sid)) = (self.logged_in, self.browser.sid.clone()) {
-            notices.lock().expect("no panic").alive.push((self.login.clone(), sid));
-        }
     }
 
-    async fn request(&mut self, method: Method, path: &str, kind: &str, body: String) -> Result<Answer> {
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: String,
+        notices: &Mutex<Notices>,
+    ) -> Result<Answer> {
         let answer = self.browser.request(method, path, &[("content-type", kind)], body).await;
-        self.share();
+        self.share(notices);
         answer
     }
 
     /// Shares the cookie.
-    fn share(&self) {
-        self.jar.lock().expect("no panic").sid = self.browser.sid.clone().filter(|_| self.logged_in);
+    fn share(&self, notices: &Mutex<Notices>) {
+        let sid = self.browser.sid.clone().filter(|_| self.logged_in);
+        notices.lock().expect("no panic").uses(&self.login, sid.as_deref());
+        self.jar.lock().expect("no panic").sid = sid;
     }
 
     /// A GET without a good answer.
@@ -140,7 +179,7 @@ impl Person {
 
     async fn log_in(&mut self, notices: &Mutex<Notices>) {
         self.browser.sid = None;
-        let page = match self.request(Method::GET, "/web/login", "", String::new()).await {
+        let page = match self.request(Method::GET, "/web/login", "", String::new(), notices).await {
             Ok(page) if page.status < 500 => page.text(),
             failed => return self.failed("login page", &failed, notices),
         };
@@ -148,20 +187,25 @@ impl Person {
         let Some(token) = token else { return };
         let form = format!("csrf_token={token}&login={0}&password=pw-{0}&redirect=/odoo", self.login);
         let kind = "application/x-www-form-urlencoded";
-        let answer = self.request(Method::POST, "/web/login", kind, form).await;
+        let answer = self.request(Method::POST, "/web/login", kind, form, notices).await;
         self.session = Session::now(answer.as_ref().ok());
+        self.node.clone_from(&self.session.node);
+        let said = outcome(&answer);
         // Who is not logged in tries again.
         self.logged_in = answer.is_ok_and(|answer| answer.status == 303 && answer.login() == self.login);
         self.jar.lock().expect("no panic").logins += 1;
-        self.share();
+        self.share(notices);
         let mut notices = notices.lock().expect("no panic");
         notices.requests += 2;
-        notices.failed_posts += usize::from(!self.logged_in);
+        if !self.logged_in {
+            notices.failed_posts += 1;
+            notices.story(format!("login of {}: {said}", self.login));
+        }
     }
 
     async fn read(&mut self, notices: &Mutex<Notices>) {
         let asked = Instant::now();
-        let answer = self.request(Method::GET, "/odoo", "", String::new()).await;
+        let answer = self.request(Method::GET, "/odoo", "", String::new(), notices).await;
         notices.lock().expect("no panic").gap(asked.elapsed());
         match answer {
             Ok(answer) if answer.status < 500 => self.check(&answer, "GET", notices).await,
@@ -179,14 +223,15 @@ impl Person {
                 ("/web/dataset/call_kw", "application/json", call.to_owned())
             }
         };
-        match self.request(Method::POST, path, kind, body).await {
+        match self.request(Method::POST, path, kind, body, notices).await {
             // JSON routes tell errors with status 200.
             Ok(answer) if answer.status < 500 && !answer.text().contains("Odoo Server Error") => {
                 self.check(&answer, path, notices).await;
             }
-            _ => {
+            failed => {
                 let mut notices = notices.lock().expect("no panic");
                 (notices.requests, notices.failed_posts) = (notices.requests + 1, notices.failed_posts + 1);
+                notices.story(format!("{path} of {}: {}", self.login, outcome(&failed)));
             }
         }
     }
@@ -194,8 +239,8 @@ impl Person {
     async fn log_out(&mut self, notices: &Mutex<Notices>) {
         let before = self.browser.sid.clone();
         self.logged_in = false;
-        self.share();
-        match self.request(Method::GET, "/web/session/logout", "", String::new()).await {
+        self.share(notices);
+        match self.request(Method::GET, "/web/session/logout", "", String::new(), notices).await {
             Ok(answer) if answer.status < 500 => {
                 let mut notices = notices.lock().expect("no panic");
                 notices.requests += 1;
@@ -209,7 +254,11 @@ impl Person {
     }
 
     async fn listen(&mut self, notices: &Mutex<Notices>) {
-        let heard = self.browser.websocket("hello").await;
+        let mut heard = self.browser.websocket("hello").await;
+        if heard.is_err() {
+            // A browser opens its websocket again by itself.
+            heard = self.browser.websocket("hello").await;
+        }
         let mut notices = notices.lock().expect("no panic");
         notices.requests += 1;
         match heard {
@@ -218,30 +267,48 @@ impl Person {
                 notices.wrong_user += usize::from(!echo.ends_with("::hello"));
                 notices.story(format!("websocket of {}: {echo}", self.login));
             }
-            // A browser opens its websocket again by itself.
-            Err(_) => notices.failed_posts += 1,
+            Err(error) => {
+                notices.failed_posts += 1;
+                notices.story(format!("websocket of {}: {error:#}", self.login));
+            }
         }
     }
 
     async fn check(&mut self, answer: &Answer, what: &str, notices: &Mutex<Notices>) {
         notices.lock().expect("no panic").requests += 1;
         if answer.login() == self.login {
+            if answer.node() != self.node {
+                let mut notices = notices.lock().expect("no panic");
+                notices.moves += 1;
+                let since = self.session.since.elapsed();
+                notices.story(format!(
+                    "{} moves from {} to {} {since:.1?} after logging in",
+                    self.login,
+                    self.node,
+                    answer.node()
+                ));
+                answer.node().clone_into(&mut self.node);
+            }
             return;
         }
         let mut is_back = false;
         if answer.login().is_empty() {
             // Whoever is shown the login page tries once more.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let again = self.request(Method::GET, "/odoo", "", String::new()).await;
+            let again = self.request(Method::GET, "/odoo", "", String::new(), notices).await;
             is_back = again.is_ok_and(|again| again.login() == self.login);
         }
         let mut notices = notices.lock().expect("no panic");
         match answer.login() {
-            "" if is_back => notices.detours += 1,
+            "" if is_back => {
+                notices.detours += 1;
+                notices.strays += usize::from(answer.node() != self.node);
+            }
             "" => {
                 notices.troubles.push(Trouble::new(Wrong::Logout, Some(answer), self.session.clone()));
+                notices.uses(&self.login, None);
                 self.logged_in = false;
-                self.share();
+                self.jar.lock().expect("no panic").sid = None;
             }
             _ => notices.wrong_user += 1,
         }

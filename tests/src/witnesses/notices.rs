@@ -1,8 +1,11 @@
 //! What witnesses noticed.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use harness::browser::Answer;
+use crate::browser::Answer;
 
 /// What went wrong for somebody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +61,19 @@ pub struct Notices {
     /// POSTs without a good answer: they may have run, so nobody repeats them.
     pub failed_posts: usize,
     pub wrong_user: usize,
-    /// Times that somebody was shown the login page, and was logged in again at the next attempt.
+    /// Times that somebody was shown the login page, and was logged in again at the next attempt. Odoo itself
+    /// does so where two requests of a rotated session meet its clean-up.
     pub detours: usize,
+    /// Those at another node than the one that had served before, which is never Odoo's doing.
+    pub strays: usize,
+    /// Times that another node served than the one before, in the same session.
+    pub moves: usize,
     gaps: Vec<Duration>,
     pub sockets: Sockets,
     /// Session ids that were logged out, and when.
     pub dead: Vec<(String, Session)>,
-    /// Who is still logged in, with their ids.
-    pub alive: Vec<(String, String)>,
+    /// Who is logged in, with the ids that their session has had: the newest last.
+    pub alive: BTreeMap<String, Vec<String>>,
     /// What went wrong, to be told.
     pub stories: Vec<String>,
 }
@@ -90,6 +98,18 @@ impl Notices {
         }
     }
 
+    /// Somebody's session has this id now; none: they have no session.
+    pub(super) fn uses(&mut self, login: &str, sid: Option<&str>) {
+        let Some(sid) = sid else {
+            self.alive.remove(login);
+            return;
+        };
+        let ids = self.alive.entry(login.to_owned()).or_default();
+        if ids.last().is_none_or(|last| last != sid) {
+            ids.push(sid.to_owned());
+        }
+    }
+
     /// How often that went wrong.
     pub fn count(&self, wrong: Wrong) -> usize {
         self.troubles.iter().filter(|trouble| trouble.wrong == wrong).count()
@@ -98,6 +118,11 @@ impl Notices {
     /// A GET took this long.
     pub fn gap(&mut self, time: Duration) {
         self.gaps.push(time);
+    }
+
+    /// How long GETs took since this was asked last.
+    pub fn take_gaps(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// The row of a table.
@@ -134,7 +159,7 @@ impl Sockets {
 }
 
 /// What a share of the times are at most.
-fn at(times: &mut [Duration], share: f64) -> Duration {
+pub fn at(times: &mut [Duration], share: f64) -> Duration {
     times.sort_unstable();
     let last = times.len().saturating_sub(1);
     times.get((last as f64 * share) as usize).copied().unwrap_or_default()

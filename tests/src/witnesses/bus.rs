@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::browser::Browser;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::notices::Notices;
+use super::Notices;
+use crate::browser::Browser;
 
 /// How often something is said.
 const EVERY: Duration = Duration::from_millis(300);
