@@ -291,7 +291,7 @@ impl Metrics {
         let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         // Nodes come and go; those that are gone are in no state.
         self.node_states.clear();
-        for family in [&self.node_sessions, &self.carried, &self.carrying] {
+        for family in [&self.node_sessions, &self.carried, &self.carrying, &self.left_alone] {
             family.clear();
         }
         self.store_up.set(store_up.into());
@@ -348,7 +348,7 @@ mod tests {
         let both = metrics.text(&[report("a"), report("b")], true, 0);
         let one = metrics.text(&[report("a")], true, 0);
         let of = |text: &str, node: &str| text.matches(&format!("node=\"{node}\"")).count();
-        assert_eq!((of(&both, "a"), of(&both, "b")), (6, 6), "{both}");
-        assert_eq!((of(&one, "a"), of(&one, "b")), (6, 0), "{one}");
+        assert_eq!((of(&both, "a"), of(&both, "b")), (7, 7), "{both}");
+        assert_eq!((of(&one, "a"), of(&one, "b")), (7, 0), "{one}");
     }
 }
