@@ -52,12 +52,11 @@ fn the_package_holds_what_it_says() -> Result<()> {
 
     // Its Envoy loads its own filter, and is the one that is tested otherwise.
     let text = std::fs::read_to_string(folder.path().join("etc/mooring/envoy.yaml"))?;
-    let mut packaged: serde_json::Value = serde_yaml_ng::from_str(&text)?;
-    let filter = &mut packaged["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-        ["http_filters"][0]["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"];
+    let mut packaged = Bootstrap(serde_yaml_ng::from_str(&text)?);
+    let filter = &mut packaged.wasm()["vm_config"]["code"]["local"]["filename"];
     let path = filter.take();
     *filter = "mooring.wasm".into();
-    ensure!(packaged == Bootstrap::read("envoy.yaml")?.0, "another envoy.yaml");
+    ensure!(packaged.0 == Bootstrap::read("envoy.yaml")?.0, "another envoy.yaml");
     let path = folder.path().join(path.as_str().context("a path")?.trim_start_matches('/'));
     ensure!(std::fs::read(path)? == std::fs::read(harness::filter())?, "another filter");
     Ok(())
