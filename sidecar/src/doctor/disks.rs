@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    from_disk,
     odoo_conf::{Conf, flag},
     report::{Id, Report, Severity},
     servers::Servers,
@@ -46,9 +47,10 @@ pub(super) fn examine(files: &[Conf], servers: &Servers, report: &mut Report) {
         |conf: &Conf| servers.nodes.iter().any(|node| node.carries && conf.nodes.contains(&node.id));
     let carried: Vec<_> =
         sessions.iter().filter(|found| is_carried(found.conf)).map(|found| found.path.clone()).collect();
+    let needed = from_disk(move || carried.iter().map(|path| folders(path)).sum()).unwrap_or_default();
     let limit =
         WATCH_LIMITS.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).min();
-    examine_watches(&carried, limit, report);
+    examine_watches(needed, limit, report);
 }
 
 /// A directory of a server.
@@ -64,7 +66,9 @@ fn find<'a>(files: &'a [Conf], name: &str, report: &mut Report) -> Vec<Found<'a>
     let mut found = Vec::new();
     for conf in files {
         let Some(path) = conf.data_dir().map(|folder| folder.join(name)) else { continue };
-        match fs::metadata(&path) {
+        let asked = path.clone();
+        let meta = from_disk(move || fs::metadata(asked));
+        match meta.unwrap_or_else(|| Err(io::Error::other("the disk does not answer"))) {
             Ok(meta) => found.push(Found { conf, path, identity: (meta.dev(), meta.ino()) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if name == "sessions" {
@@ -140,8 +144,7 @@ fn examine_stores(files: &[Conf], servers: &Servers, report: &mut Report) {
 
 /// A sidecar follows each folder of the sessions directories that it carries: Odoo 18 and newer make 4,096 in
 /// each, 16 and 17 make 256.
-fn examine_watches(directories: &[PathBuf], limit: Option<u64>, report: &mut Report) {
-    let needed: u64 = directories.iter().map(|path| folders(path)).sum();
+fn examine_watches(needed: u64, limit: Option<u64>, report: &mut Report) {
     let Some(limit) = limit.filter(|limit| *limit < needed) else { return };
     let problem = format!(
         "the sidecar will follow {needed} folders, and Linux lets a user follow {limit}: sessions in the \
@@ -252,7 +255,8 @@ mod tests {
             (vec![], Some(0), 0),
         ] {
             let mut report = Report::default();
-            examine_watches(&directories, limit, &mut report);
+            let needed = directories.iter().map(|path| folders(path)).sum();
+            examine_watches(needed, limit, &mut report);
             assert_eq!(names(&report), vec!["few-inotify-watches"; expected], "{directories:?} {limit:?}");
         }
     }

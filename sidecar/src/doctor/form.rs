@@ -34,6 +34,7 @@ impl Conf {
         self.find_other_names(report);
         self.find_templates(report);
         self.find_comments(report);
+        self.find_quoted(report);
         self.find_swallowed(report);
         self.find_unclear(report);
         self.find_relative(report);
@@ -130,6 +131,18 @@ impl Conf {
             format!("{names}: what looks like a comment behind the value is a part of the password to Odoo")
         };
         self.flag_all(secret, Severity::Warning, Id::InlineComment, problem, remedy, report);
+    }
+
+    fn find_quoted(&mut self, report: &mut Report) {
+        let is_quoted = |value: &str| {
+            ['"', '\'']
+                .iter()
+                .any(|quote| value.strip_prefix(*quote).and_then(|rest| rest.strip_suffix(*quote)).is_some())
+        };
+        let known = [&FLAGS[..], &NUMBERS, &TEXTS, &PATHS].concat();
+        let names = self.those(|name, value| known.contains(&name) && is_quoted(value));
+        let problem = |names: &str| format!("{names}: in quotes, which Odoo takes for a part of the value");
+        self.flag_all(names, Severity::Error, Id::QuotedValue, problem, "no quotes", report);
     }
 
     fn find_swallowed(&mut self, report: &mut Report) {
@@ -269,6 +282,7 @@ mod tests {
                 vec!["relative-path"],
                 vec!["data_dir", "addons_path"],
             ),
+            ("workers = \"4\"\ndata_dir = '/x'", vec!["quoted-value"], vec!["workers", "data_dir"]),
             ("workers = 4\n  proxy_mode = True", vec!["swallowed-option"], vec!["workers", "proxy_mode"]),
             ("addons_path = /a,\n  /b,\n  data_dir = /c", vec!["swallowed-option"], vec!["data_dir"]),
             ("proxy_mode = no", vec!["unclear-value"], vec!["proxy_mode"]),

@@ -1,6 +1,6 @@
 //! `mooring doctor`: what will break, and how to mend it.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeSet, process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use self::{
     odoo_conf::Conf,
@@ -19,6 +19,9 @@ mod one_server;
 mod report;
 mod servers;
 mod together;
+
+/// How long a disk may take: one that hangs is a reason to ask the doctor.
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Looks at what it was told of, and prints what it found. The exit status is 2 with errors, 1 with warnings
 /// and 0 with neither.
@@ -86,4 +89,12 @@ fn say_what_was_not_seen(options: &Doctor, files: &[Conf], servers: &Servers, re
         let why = "they count before the file, and only Odoo's processes have them";
         report.left_out("options of Odoo's command line and environment", why);
     }
+}
+
+/// What a disk says; none if it does not say it in time. Whoever asks it then is left waiting, which does not
+/// keep the process from ending.
+fn from_disk<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (answer, answered) = mpsc::channel();
+    thread::spawn(move || answer.send(ask()));
+    answered.recv_timeout(DISK_PATIENCE).ok()
 }

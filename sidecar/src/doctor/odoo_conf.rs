@@ -10,6 +10,7 @@ use std::{
 use affinity::NodeId;
 
 use super::{
+    from_disk,
     ini::{Entry, Ini},
     report::{Id, Report, Severity},
 };
@@ -98,15 +99,21 @@ impl Conf {
     pub(super) fn read_all(specs: &[OdooConf], report: &mut Report) -> Vec<Self> {
         let mut files: BTreeMap<PathBuf, (PathBuf, Vec<NodeId>)> = BTreeMap::new();
         for spec in specs {
-            let real = fs::canonicalize(&spec.path).unwrap_or_else(|_| spec.path.clone());
+            let path = spec.path.clone();
+            let real = from_disk(move || fs::canonicalize(path)).and_then(Result::ok);
+            let real = real.unwrap_or_else(|| spec.path.clone());
             let (_, nodes) = files.entry(real).or_insert_with(|| (spec.path.clone(), Vec::new()));
             nodes.push(spec.node.clone());
         }
         let mut found = Vec::new();
         for (path, nodes) in files.into_values() {
             let mut conf = Self { nodes, path, ..Self::default() };
-            let read = text(&conf.path).and_then(|text| parse(&text));
-            match read {
+            let path = conf.path.clone();
+            let read = from_disk(move || text(&path)).unwrap_or_else(|| {
+                let problem = "it cannot be read: the disk does not answer".to_owned();
+                Err(Useless { id: Id::ConfUnreadable, problem, remedy: "is it on a disk that hangs?" })
+            });
+            match read.and_then(|text| parse(&text)) {
                 Ok(ini) => {
                     let entries = ini.section("options").unwrap_or_default();
                     conf.channels = channels(&ini);
@@ -214,8 +221,8 @@ fn text(path: &Path) -> Result<String, Useless> {
         return Err(Useless { id: Id::ConfRefused, problem, remedy });
     }
     if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
-        let problem = "it is UTF-16, at which Odoo does not start".into();
-        return Err(Useless { id: Id::ConfRefused, problem, remedy: "iconv -f utf-16 -t utf-8" });
+        let problem = "it is UTF-16 or the like, at which Odoo does not start".into();
+        return Err(Useless { id: Id::ConfRefused, problem, remedy: "save it as UTF-8" });
     }
     if bytes.contains(&0) {
         return Err(useless("it is no text".into(), is_it));

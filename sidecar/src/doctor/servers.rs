@@ -40,7 +40,10 @@ impl Servers {
         match timeout(PATIENCE, answers).await {
             Ok(Ok((reply, ready))) => {
                 examine_readiness(&about, reply.store, ready.err().map(|error| error.to_string()), report);
-                report.looked_at(format!("{about}: that it is ready, and its {} nodes", reply.nodes.len()));
+                examine_differences(&about, &reply.differences, report);
+                let what =
+                    format!("{about}: that it is ready, its {} nodes, and others' lists", reply.nodes.len());
+                report.looked_at(what);
                 Self { nodes: reply.nodes, cron: reply.cron }
             }
             Ok(Err(error)) => {
@@ -83,6 +86,11 @@ impl Servers {
                 }
                 NodeState::Active => {}
             }
+            // Of one that is down this was the reason.
+            if let Some(doubt) = node.problem.as_ref().filter(|_| node.state != NodeState::Down) {
+                let remedy = "mend it before that server or the sidecar is started anew";
+                report.add(Severity::Warning, Id::NodeInDoubt, &node.id, doubt, remedy);
+            }
             if node.gevent.is_none() {
                 let problem = "its websockets go to its HTTP port, where Odoo with workers answers none";
                 let remedy = "in --node: ,gevent=HOST:8072";
@@ -107,6 +115,18 @@ fn examine_readiness(about: &str, store: Option<StoreReport>, unready: Option<St
     } else if let Some(problem) = unready {
         let remedy = "its log says more; until then its filter goes on with what it knew";
         report.add(Severity::Warning, Id::SidecarNotReady, about, problem, remedy);
+    }
+}
+
+/// Each line is one side of what may be one mistake, such as two names exchanged.
+fn examine_differences(about: &str, differences: &[String], report: &mut Report) {
+    if !differences.is_empty() {
+        let problem = format!(
+            "sidecars were told of different nodes: {}: people lose their sessions between them",
+            differences.join("; ")
+        );
+        let remedy = "the same --node list at every sidecar: names, addresses and weights";
+        report.add(Severity::Error, Id::ListsDiffer, about, problem, remedy);
     }
 }
 
@@ -170,6 +190,7 @@ fn examine_clock(node: &NodeReport, answer: &Response<Bytes>, ours: SystemTime, 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::doctor::odoo_conf::tests::names;
 
     /// Three nodes whose sessions are carried, as a sidecar tells of them.
     pub(in crate::doctor) fn servers() -> Servers {
@@ -206,6 +227,29 @@ pub(super) mod tests {
                 assert!(name == expected && remedy.starts_with(part), "{name} {remedy}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_sidecar_says_of_lists_and_nodes_is_told_once() {
+        let mut report = Report::default();
+        let crossed = ["odoo-1 is 10.0.0.1 here", "odoo-2 is 10.0.0.2 here"].map(str::to_owned);
+        examine_differences("a sidecar", &[], &mut report);
+        examine_differences("a sidecar", &crossed, &mut report);
+        assert_eq!(names(&report), ["lists-differ"]);
+        assert!(crossed.iter().all(|line| report.findings[0].problem.contains(line)));
+
+        let mut servers = servers();
+        for (node, state) in servers.nodes.iter_mut().zip([NodeState::Draining, NodeState::Down]) {
+            (node.state, node.problem) = (state, Some("its address cannot be found".into()));
+        }
+        // Nobody answers there, and nobody is asked.
+        servers.nodes.truncate(2);
+        for node in &mut servers.nodes {
+            node.http = "127.0.0.1:1".into();
+        }
+        let mut report = Report::default();
+        servers.examine("/web/health", &mut report).await;
+        assert_eq!(names(&report), ["node-drained", "node-in-doubt", "node-down"]);
     }
 
     #[test]
