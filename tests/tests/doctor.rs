@@ -54,6 +54,23 @@ impl Clinic {
         Ok(Self { stack, folder, envoy })
     }
 
+    /// The same as it is shipped, once Envoy's health checks have passed: that takes a moment.
+    async fn well(options: Options) -> Result<Self> {
+        let clinic = Self::open(options, |_| {}).await?;
+        let servers = clinic.stack.nodes.len() as u64;
+        let healthy = async |cluster: &str| {
+            clinic
+                .stack
+                .envoy
+                .stat(&format!("cluster.{cluster}.membership_healthy"))
+                .await
+                .unwrap_or_default()
+        };
+        let all = async || healthy("odoo").await == servers && healthy("odoo_gevent").await == servers;
+        wait_until("every server passes Envoy's health checks", all).await?;
+        Ok(clinic)
+    }
+
     fn conf(&self, id: &str) -> PathBuf {
         self.folder.path().join(format!("{id}.conf"))
     }
@@ -126,7 +143,7 @@ fn carried() -> Options {
 
 #[tokio::test]
 async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
-    let mut clinic = Clinic::open(carried(), |_| {}).await?;
+    let mut clinic = Clinic::well(carried()).await?;
     let (status, report) = clinic.examine_all().await?;
     ensure!(status == Some(0) && findings(&report).is_empty(), "{report}");
     let said = report["looked_at"].to_string();
@@ -192,7 +209,7 @@ async fn a_healthy_stack_has_nothing_and_each_ill_is_found() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
-    let clinic = Clinic::open(carried(), |_| {}).await?;
+    let clinic = Clinic::well(carried()).await?;
     let (status, report) = doctor(clinic.sidecar()).await?;
     ensure!(status == Some(0) && findings(&report).is_empty(), "{report}");
     let unseen = report["not_looked_at"].to_string();
@@ -219,7 +236,7 @@ async fn what_is_only_worth_knowing_is_a_note() -> Result<()> {
 async fn a_sidecar_without_its_store_a_node_without_a_gevent_port_and_one_that_is_not_odoo_are_found()
 -> Result<()> {
     let (folder, address, store, stranger) =
-        (tempfile::tempdir()?, local()?, local()?, FakeNode::start(&[200]).await?);
+        (tempfile::tempdir()?, local()?, local()?, FakeNode::saying(&[200], "It works!").await?);
     let mut serve = Command::new(program("mooring"));
     serve.args(["serve", "--listen", &address.to_string(), "--store", &format!("redis://{store}/0")]);
     serve.args(["--node", "odoo-1=127.0.0.1:1", "--node", "odoo-2=127.0.0.1:2,gevent=127.0.0.1:3"]);
@@ -341,7 +358,7 @@ async fn whatever_a_configuration_file_is_the_doctor_says_what_it_is() -> Result
 
 #[tokio::test]
 async fn one_server_whose_sessions_stay_where_they_are_is_found() -> Result<()> {
-    let mut clinic = Clinic::open(Options { nodes: 1, running: 1, ..Options::default() }, |_| {}).await?;
+    let mut clinic = Clinic::well(Options { nodes: 1, running: 1, ..Options::default() }).await?;
     let (status, found) = clinic.examine().await?;
     ensure!(status == Some(1) && found == ["one-node", "not-carried"], "{found:?}");
     clinic.stack.nodes[0].id = "other".into();
@@ -353,7 +370,7 @@ async fn one_server_whose_sessions_stay_where_they_are_is_found() -> Result<()> 
 
 #[tokio::test]
 async fn jobs_that_also_run_where_people_are_served_are_found() -> Result<()> {
-    let clinic = Clinic::open(carried(), |_| {}).await?;
+    let clinic = Clinic::well(carried()).await?;
     let mut cron = Command::new(program("mooring"));
     cron.args(["cron", "--lease-seconds", "2", "--stop-seconds", "1"]);
     cron.args(["--sidecar", &clinic.stack.sidecar_address.to_string(), "--", "sleep", "1000"]);
@@ -369,7 +386,7 @@ async fn jobs_that_also_run_where_people_are_served_are_found() -> Result<()> {
 
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_found() -> Result<()> {
-    let clinic = Clinic::open(Options { clock_offsets: vec![0, 60, -3], ..carried() }, |_| {}).await?;
+    let clinic = Clinic::well(Options { clock_offsets: vec![0, 60, -3], ..carried() }).await?;
     let (status, found) = clinic.examine().await?;
     ensure!(status == Some(1) && found == ["clock-skew"], "{found:?}");
     Ok(())

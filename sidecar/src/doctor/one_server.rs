@@ -15,10 +15,9 @@ const SHIPPED_PATIENCE: Duration = Duration::from_secs(720);
 /// How long Odoo works on a request unless it is told.
 const USUAL_LIMIT: i64 = 120;
 /// Master passwords that whoever tries one tries first.
-const WEAK_PASSWORDS: [&str; 12] = [
+const WEAK_PASSWORDS: [&str; 11] = [
     "1234",
     "123456",
-    "None",
     "admin",
     "admin123",
     "admin_passwd",
@@ -74,16 +73,15 @@ fn examine_database_manager(conf: &Conf, report: &mut Report) {
                        copies and deletes them";
         report.add(Severity::Warning, Id::DatabaseManagerOpen, conf.about(), problem, "list_db = False");
     }
-    // Without one nobody gets in; with Odoo's own default everybody does.
-    let password = match conf.text("admin_passwd") {
-        Said::Nothing if conf.options.contains_key("admin_passwd") => Said::This(""),
-        said => said,
-    };
-    if password.or("admin").is_some_and(|password| WEAK_PASSWORDS.contains(&password)) {
+    // An empty one is nobody's password to some versions, and Odoo's own to others.
+    let password = conf.text("admin_passwd").or("admin");
+    if password.is_some_and(|password| WEAK_PASSWORDS.contains(&password)) {
         let severity = if open == Some(false) { Severity::Warning } else { Severity::Error };
-        let problem = match conf.options.contains_key("admin_passwd") {
-            true => "admin_passwd, the password over all databases, is one that everybody tries first",
-            false => "admin_passwd is not set: Odoo's default is the password over all databases",
+        let problem = match conf.text("admin_passwd") {
+            Said::This(_) => {
+                "admin_passwd, the password over all databases, is one that everybody tries first"
+            }
+            _ => "admin_passwd is not set: Odoo's own is the password over all databases",
         };
         let remedy = "admin_passwd = what openssl rand -hex 24 prints";
         report.add(severity, Id::WeakMasterPassword, conf.about(), problem, remedy);
@@ -168,7 +166,8 @@ mod tests {
             ("list_db = False", "list_db = off", vec!["unclear-value"]),
             ("admin_passwd = 7f0d6c\n", "", vec!["weak-master-password"]),
             ("admin_passwd = 7f0d6c", "admin_passwd = admin", vec!["weak-master-password"]),
-            ("admin_passwd = 7f0d6c", "admin_passwd =", vec![]),
+            ("admin_passwd = 7f0d6c", "admin_passwd =", vec!["weak-master-password"]),
+            ("admin_passwd = 7f0d6c", "admin_passwd = None", vec!["weak-master-password"]),
             ("admin_passwd = 7f0d6c", "admin_passwd = $pbkdf2-sha512$6$a$b", vec![]),
             ("data_dir = /var/lib/odoo\n", "", vec!["no-data-dir"]),
             ("data_dir = /var/lib/odoo", "data_dir = data", vec!["relative-path"]),
@@ -181,6 +180,17 @@ mod tests {
             ("workers = 2", "workers = 2\nlimit_time_real_cron = 9000", vec![]),
         ] {
             assert_eq!(changed(line, other), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_shipped_is_well() {
+        for shipped in [
+            include_str!("../../../envoy/compose/odoo.conf"),
+            include_str!("../../../envoy/kubernetes/odoo.conf"),
+        ] {
+            let options = shipped.replace("[options]", "");
+            assert_eq!(found(&options, None), Vec::<String>::new());
         }
     }
 

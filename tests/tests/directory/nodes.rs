@@ -128,6 +128,8 @@ async fn sidecars_with_different_lists_say_so_and_stay_ready() -> Result<()> {
     ensure!(ready.status == 200 && ready.text().contains(&expected[0]), "{ready:?}");
     let shown = String::from_utf8(mooring(first, &["nodes"]).await?.stdout)?;
     ensure!(shown.contains(&expected[1]), "{shown}");
+    let found = String::from_utf8(mooring(first, &["doctor", "--json"]).await?.stdout)?;
+    ensure!(found.matches("lists-differ").count() == 1 && found.contains(&expected[1]), "{found}");
     // Each side says it, once for each difference.
     wait_until("the other side says so", async || {
         !differences(started[1].1).await.unwrap_or_default().is_empty()
