@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::{Serialize, Serializer};
 
+use crate::terminal;
+
 /// The table's width where there is no terminal, in characters.
 const WIDTH: u16 = 120;
 
@@ -134,7 +136,8 @@ impl Report {
         problem: impl AsRef<str>,
         remedy: impl AsRef<str>,
     ) {
-        let [about, problem, remedy] = [&about.to_string(), problem.as_ref(), remedy.as_ref()].map(printable);
+        let [about, problem, remedy] =
+            [&about.to_string(), problem.as_ref(), remedy.as_ref()].map(terminal::plain);
         let new = Finding { severity, id, about, problem, remedy };
         // Envoy tells some of its configuration twice.
         if !self.findings.contains(&new) {
@@ -143,11 +146,11 @@ impl Report {
     }
 
     pub(super) fn looked_at(&mut self, what: impl AsRef<str>) {
-        self.looked_at.push(printable(what.as_ref()));
+        self.looked_at.push(terminal::plain(what.as_ref()));
     }
 
     pub(super) fn left_out(&mut self, what: impl AsRef<str>, why: impl AsRef<str>) {
-        let [what, why] = [what.as_ref(), why.as_ref()].map(printable);
+        let [what, why] = [what.as_ref(), why.as_ref()].map(terminal::plain);
         self.not_looked_at.push(Unseen { what, why });
     }
 
@@ -207,11 +210,6 @@ impl Report {
         }
         table
     }
-}
-
-/// A text as a terminal may show it: what others wrote may hold commands for it.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -156,7 +156,10 @@ impl World {
             let mut command = Command::new(program("mooring"));
             command.args(["serve", "--listen", &address.to_string(), "--store", &url]);
             // Nothing is forgotten while it is counted.
-            command.args(["--node", "odoo-1=127.0.0.1:1", "--provisional-seconds", "86400"]);
+            command.args(["--provisional-seconds", "86400"]);
+            for node in 1..=3 {
+                command.args(["--node", &format!("odoo-{node}=127.0.0.1:{node}")]);
+            }
             let log = folder.path().join(format!("sidecar-{}.log", address.port()));
             let mut process = Process::start("a sidecar", command, &log)?;
             let alive = async || browser::get(address, "/healthz").await.ok();
@@ -292,7 +295,7 @@ impl World {
             let change = async {
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 let began = Instant::now();
-                let node = NodeId::new(format!("odoo-{}", round + 2))?;
+                let node = NodeId::new(format!("odoo-{}", 2 + round % 2))?;
                 let claim = Claim { node, ..claim.clone() };
                 let answer = claimer.request(Method::POST, "/v1/claims", &[], wire::encode(&claim)).await?;
                 let reply: ClaimReply = wire::decode(&answer.body).context("no reply to a claim")?;
