@@ -94,7 +94,7 @@ fn a_claim_for_a_node_that_left_the_list_meanwhile_is_dropped() {
         assert!(first.calls_to("/v1/claims").is_empty(), "the sidecar does not know it any more");
     }
     pass(&host, &[&first], 100);
-    assert_eq!(host.metric("mooring_claims_dropped"), Some(1));
+    assert_eq!(host.metric("mooring_sidecar_claims_dropped"), Some(1));
 }
 
 #[test]
