@@ -5,7 +5,7 @@
 //! and whoever empties a directory, who deletes most of what there is at once, or the folders as well.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -31,8 +31,8 @@ pub(super) enum Verdict {
 pub(super) struct Goners {
     /// Since when sessions are gone that no verdict was spoken of.
     gone: HashMap<SessionKey, Instant>,
-    /// When files went, as far as it is not long ago.
-    recent: VecDeque<Instant>,
+    /// Those that went not long ago, back since or not.
+    recent: VecDeque<(Instant, SessionKey)>,
     /// From when until when everything that goes is taken for lost.
     losing: Option<(Instant, Instant)>,
 }
@@ -44,12 +44,17 @@ impl Goners {
     }
 
     fn gone_at(&mut self, key: SessionKey, sessions: usize, now: Instant) {
-        self.gone.entry(key).or_insert(now);
-        self.recent.push_back(now);
-        while self.recent.front().is_some_and(|then| now.saturating_duration_since(*then) > WINDOW) {
+        while self.recent.front().is_some_and(|(then, _)| now.saturating_duration_since(*then) > WINDOW) {
             self.recent.pop_front();
         }
-        if self.recent.len() >= FEWEST && self.recent.len() * 2 > sessions {
+        // Sessions are counted and not files: one that is being rotated has several, which all go at once.
+        if let Entry::Vacant(place) = self.gone.entry(key) {
+            place.insert(now);
+            self.recent.push_back((now, key));
+        }
+        let is_most = |gone: usize| gone >= FEWEST && gone * 2 > sessions;
+        let still_gone = || self.recent.iter().filter(|(then, key)| self.gone.get(key) == Some(then)).count();
+        if is_most(self.recent.len()) && is_most(still_gone()) {
             self.lose(now);
         }
     }
@@ -114,6 +119,26 @@ mod tests {
         // Long after, a logout is one again.
         goners.gone_at(key(20), 12, now + WINDOW * 9);
         assert_eq!(goners.verdict_at(key(20), false, now + WINDOW * 10), Verdict::Ended);
+    }
+
+    #[test]
+    fn what_is_rotated_or_logged_out_is_no_emptied_directory() {
+        let (mut goners, now) = (Goners::default(), Instant::now());
+        // Two files each of three sessions, of seven in all.
+        for number in [0, 0, 1, 1, 2, 2] {
+            goners.gone_at(key(number), 7, now);
+        }
+        assert_eq!(goners.verdict_at(key(0), false, now), Verdict::Wait(AGAIN));
+        // Sessions that are back, or have ended by another's word, count no more.
+        for number in 0..20 {
+            goners.gone_at(key(number), 7, now);
+            goners.forget(key(number));
+        }
+        goners.gone_at(key(30), 7, now);
+        assert_eq!(goners.verdict_at(key(30), false, now + WINDOW), Verdict::Ended);
+        // Those that go together and stay away do.
+        (40..44).for_each(|number| goners.gone_at(key(number), 7, now + WINDOW * 2));
+        assert_eq!(goners.verdict_at(key(40), false, now + WINDOW * 2), Verdict::Lost);
     }
 
     #[test]
