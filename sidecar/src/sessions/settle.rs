@@ -36,7 +36,7 @@ pub(crate) async fn settled(
     if !carries(membership, &claim.node) {
         return true;
     }
-    let ended = match left.filter(|left| left.key != claim.key) {
+    let leave = async || match left.filter(|left| left.key != claim.key) {
         // The browser was given another session: whatever files this one has are of no use to anybody
         // but a thief. Its node may have none of them just now, and bring them back.
         Some(Left { key, proof }) => {
@@ -44,6 +44,7 @@ pub(crate) async fn settled(
         }
         None => Ok(false),
     };
+    let mut ended = leave().await;
     let at_standby = |copy: &Copy| {
         copy.ended
             || (copy.version > 0
@@ -72,7 +73,12 @@ pub(crate) async fn settled(
         }
         holds(store, claim.key, deadline, false, at_standby).await
     };
-    came.await && ended.is_ok()
+    let came = came.await;
+    if matches!(ended, Ok(false)) {
+        // What Odoo rotated a moment before may not have been in the store yet, and with it the proof.
+        ended = leave().await;
+    }
+    came && ended.is_ok()
 }
 
 /// Ends a session everywhere, at the word of somebody who was served by a node, if by any. Returns whether
@@ -194,4 +200,70 @@ fn is_lost(membership: &Membership, id: &NodeId) -> bool {
 
 fn carries(membership: &Membership, id: &NodeId) -> bool {
     membership.nodes().iter().any(|node| node.id == *id && node.carries)
+}
+
+#[cfg(test)]
+mod tests {
+    use affinity::{IdProof, Node};
+
+    use super::*;
+    use crate::store::{Embedded, Lifetimes, Publication};
+
+    fn node(id: &str, port: u16) -> Node {
+        Node {
+            id: NodeId::new(id).unwrap(),
+            http: ([127, 0, 0, 1], port).into(),
+            gevent: None,
+            weight: 1,
+            state: NodeState::Active,
+            full: false,
+            carries: true,
+        }
+    }
+
+    fn published(base: u64, sid: &str) -> Publication {
+        let proofs = vec![IdProof::of_session_id(sid.as_bytes())];
+        let node = NodeId::new("a").unwrap();
+        Publication { node, epoch: 0, base, digest: [7; 16], anonymous: false, proofs, seal: vec![1] }
+    }
+
+    /// A session with one publication, and what a browser that left it by `sid` has claimed for it.
+    async fn left_by(sid: &str) -> (tempfile::TempDir, Arc<dyn Store>, Arc<Membership>, Claim) {
+        let folder = tempfile::tempdir().unwrap();
+        let lasts = Duration::from_secs(600);
+        let lifetimes = Lifetimes { provisional: lasts, durable: lasts };
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(folder.path(), lifetimes).unwrap());
+        let membership = Arc::new(Membership::new(vec![node("a", 1), node("b", 2)]).unwrap());
+        let [key, next] = ["left", "new"].map(|name| SessionKey::of_session_id(name.as_bytes()));
+        store.publish(key, published(0, "before")).await.unwrap();
+        let left = Some(Left { key, proof: IdProof::of_session_id(sid.as_bytes()) });
+        let origin = Origin::Entry { left, posted: true };
+        (folder, store, membership, Claim { key: next, node: NodeId::new("a").unwrap(), expect: 0, origin })
+    }
+
+    async fn has_ended(store: &dyn Store) -> bool {
+        store.copy(SessionKey::of_session_id(b"left")).await.unwrap().unwrap().ended
+    }
+
+    #[tokio::test]
+    async fn an_id_that_was_rotated_a_moment_before_ends_the_session() {
+        let (_folder, store, membership, claim) = left_by("after").await;
+        let late = async {
+            sleep(Duration::from_millis(30)).await;
+            let key = SessionKey::of_session_id(b"left");
+            store.publish(key, published(1, "after")).await.unwrap();
+        };
+        let carriers = Carriers::default();
+        tokio::join!(settled(&*store, &membership, &carriers, &claim), late);
+        assert!(has_ended(&*store).await);
+    }
+
+    #[tokio::test]
+    async fn another_id_does_not() {
+        for (sid, ends) in [("before", true), ("befor", false), ("after", false), ("", false)] {
+            let (_folder, store, membership, claim) = left_by(sid).await;
+            settled(&*store, &membership, &Carriers::default(), &claim).await;
+            assert_eq!(has_ended(&*store).await, ends, "{sid:?}");
+        }
+    }
 }
